@@ -1,0 +1,1 @@
+"""Telephony carriers: the protocol in `base`, and one module for each provider."""

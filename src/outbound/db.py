@@ -1,0 +1,115 @@
+"""Connections to PostgreSQL, and transactions that survive what can be survived."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
+
+from outbound.config import Settings
+from outbound.errors import ConfigError
+
+T = TypeVar("T")
+
+DEADLOCK, SERIALIZATION = "40P01", "40001"
+TRIES = 4
+"""A transaction is tried once and again up to three times."""
+
+
+def connect(
+    settings: Settings, *, pool: int | None = None, statement_seconds: float = 10
+) -> Engine:
+    """Build an engine; no connection is opened yet, so call it after a fork.
+
+    Args:
+        settings: where the database is.
+        pool: connections at most; the settings' own number if None.
+        statement_seconds: after which the server ends a statement.
+
+    Raises:
+        ConfigError: DATABASE_URL is not set.
+    """
+    if not settings.database_url:
+        raise ConfigError(
+            "DATABASE_URL is not set, for example DATABASE_URL=postgresql://db/outbound"
+        )
+    milliseconds = int(statement_seconds * 1000)
+    return create_engine(
+        make_url(settings.database_url).set(drivername="postgresql+psycopg2"),
+        pool_size=pool or settings.db_pool,
+        max_overflow=0,
+        pool_timeout=5,
+        pool_pre_ping=True,
+        connect_args={
+            "connect_timeout": 3,
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 8000,
+            "application_name": f"outbound {settings.worker_id}"[:63],
+            "options": f"-c statement_timeout={milliseconds} -c lock_timeout=5000 "
+            f"-c idle_in_transaction_session_timeout={max(milliseconds, 1000)} -c timezone=UTC "
+            # A plan made for the first account's ten runs is wrong for the next one's million;
+            # JIT compiles longer than these statements run.
+            "-c jit=off",
+        },
+    )
+
+
+def transaction(engine: Engine, body: Callable[[Connection], T]) -> T:
+    """Run `body` in one transaction, whole again after a deadlock or a lost connection.
+
+    Only for bodies that may safely run twice, since the answer to a COMMIT can get lost: every
+    write in them is guarded or absorbed by a constraint. A claim has its own way (claims.py).
+
+    Raises:
+        DBAPIError: whatever is left after the tries.
+    """
+    for again in range(TRIES):
+        try:
+            with engine.begin() as connection:
+                return body(connection)
+        except DBAPIError as error:
+            if again == TRIES - 1 or not repeatable(error):
+                raise
+            time.sleep(0.02 * 3**again)
+    raise AssertionError("unreachable")
+
+
+def repeatable(error: DBAPIError) -> bool:
+    """Tell whether the same transaction may succeed when it is run again from the start."""
+    return error.connection_invalidated or sqlstate(error) in (DEADLOCK, SERIALIZATION)
+
+
+def sqlstate(error: DBAPIError) -> str | None:
+    """Return the server's five-letter code, None if the server said nothing."""
+    return getattr(error.orig, "pgcode", None)
+
+
+def is_away(error: BaseException) -> bool:
+    """Tell whether the database is away (down, starting, out of connections), not our SQL wrong."""
+    if not isinstance(error, DBAPIError):
+        return type(error).__name__ == "TimeoutError" and "sqlalchemy" in type(error).__module__
+    code = sqlstate(error) or ""
+    return (
+        error.connection_invalidated
+        or not code
+        or code[:2] in ("08", "53", "57")
+        or code == "25006"
+    )
+
+
+def set_timeouts(connection: Connection, *, statement_ms: int, lock_ms: int | None = None) -> None:
+    """Bound what this one transaction may take, in milliseconds."""
+    connection.execute(
+        text(
+            "SELECT set_config('statement_timeout', :statement, true),"
+            " set_config('idle_in_transaction_session_timeout', :statement, true),"
+            " set_config('lock_timeout', :lock, true)"
+        ),
+        {"statement": str(statement_ms), "lock": str(lock_ms or statement_ms)},
+    )

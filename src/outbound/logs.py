@@ -1,0 +1,149 @@
+"""The log contract: one JSON object a line on stdout, from every process and every library.
+
+Every line has `timestamp`, `level`, `event`, `worker_id` and `consumer_source`. Phone numbers
+are masked to their last two digits, and secrets never pass.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any, cast
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from outbound.config import Settings
+
+PHONE = re.compile(r"(?<![\w.:-])(\+?\d{5,13})(\d{2})(?![\w:-])(?!\.\d)")
+SECRET_NAMES = re.compile(r"(authorization|token|secret|password|signature|api_key)", re.IGNORECASE)
+SECRETS = re.compile(r"(ob_[A-Za-z0-9_-]{4})[A-Za-z0-9_-]+|(://[^:/@\s]*:)[^@\s]+(?=@)")
+PLAIN = frozenset(
+    ("timestamp", "level", "event", "worker_id", "consumer_source", "account_id", "run_id")
+    + ("call_id", "attempt_id", "carrier_call_id", "request_id", "fence", "epoch", "pid", "port")
+)
+
+_process: dict[str, Any] = {}
+
+
+def get(name: str) -> structlog.stdlib.BoundLogger:
+    """Return a module's logger."""
+    return cast("structlog.stdlib.BoundLogger", structlog.stdlib.get_logger(name))
+
+
+def set_up(settings: Settings, consumer_source: str) -> None:
+    """Send this process's records, and its libraries', through one pipeline to stdout.
+
+    Args:
+        settings: level, format, and whether phones are shown whole.
+        consumer_source: `api`, `dramatiq_worker`, `reconciler` or `cli`; a callback's lines
+            bind `webhook` over it.
+    """
+    _process.update(settings=settings, consumer_source=consumer_source)
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(), _name_foreign],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                _who,
+                _traceback,
+                _redact,
+                _render if settings.log_format == "json" else _console(),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(settings.log_level)
+    _tame_libraries()
+
+
+def _tame_libraries() -> None:
+    logging.captureWarnings(True)
+    for name in ("gunicorn.error", "gunicorn.access", "dramatiq", "sqlalchemy", "alembic"):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = []
+        logger.propagate = True
+    # These tell about every connection and every HTTP request, with phone numbers in URLs.
+    for name in ("urllib3", "twilio", "aiohttp"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _name_foreign(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Give another library's sentence a stable event name; the sentence becomes `message`."""
+    record = event.get("_record")
+    source = record.name.split(".")[0] if record else "library"
+    event["message"] = event.get("event")
+    event["event"] = f"{source}_log"
+    event["logger"] = record.name if record else source
+    return event
+
+
+def _who(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    settings = _process["settings"]
+    event.setdefault("consumer_source", _process["consumer_source"])
+    event["worker_id"] = settings.worker_id
+    return event
+
+
+_format_exception = structlog.processors.ExceptionRenderer(
+    # Local variables hold secrets and people's data.
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=20)
+)
+
+
+def _traceback(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
+    return cast("EventDict", _format_exception(logger, name, event))
+
+
+def _redact(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    for key, value in event.items():
+        if key not in PLAIN:
+            event[key] = "***" if SECRET_NAMES.search(key) else _clean(value)
+    return event
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return mask(value)
+    if isinstance(value, MutableMapping):
+        return {k: "***" if SECRET_NAMES.search(str(k)) else _clean(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_clean(one) for one in value]
+    return value
+
+
+def mask(value: str) -> str:
+    """Hide secrets, and all of a phone number but its last two digits."""
+    value = SECRETS.sub(lambda found: (found.group(1) or found.group(2)) + "***", value)
+    if _process and _process["settings"].log_full_phones:
+        return value
+    return PHONE.sub(lambda found: "*" * 6 + found.group(2), value)
+
+
+def _render(_: WrappedLogger, __: str, event: EventDict) -> str:
+    return json.dumps(event, default=str, ensure_ascii=True)
+
+
+def _console() -> Processor:
+    return structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())

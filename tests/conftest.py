@@ -1,0 +1,114 @@
+"""What every tier shares: the servers, and a fresh migrated database for each test."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.pool import NullPool
+
+from outbound import db, migrations
+from outbound.config import Settings, read
+from outbound.embedded import EmbeddedPostgres, EmbeddedRedis
+
+TEMPLATE = f"outbound_template_{os.getpid()}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        tier = item.path.parent.name
+        item.add_marker(getattr(pytest.mark, tier))
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """The server's URL: DATABASE_URL if set, else an embedded server of this test run."""
+    if given := os.environ.get("DATABASE_URL"):
+        yield given
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        with EmbeddedPostgres(Path(directory) / "pg", durable=False) as server:
+            yield server.url
+
+
+@pytest.fixture(scope="session")
+def redis_server_url() -> Iterator[str]:
+    if given := os.environ.get("REDIS_URL"):
+        yield given
+        return
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        EmbeddedRedis(Path(directory), durable=False) as server,
+    ):
+        yield server.url
+
+
+def _server(postgres_url: str) -> URL:
+    return make_url(postgres_url).set(drivername="postgresql+psycopg2")
+
+
+def _admin(url: URL, statement: str) -> None:
+    engine = create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    with engine.connect() as connection:
+        connection.execute(text(statement))
+    engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def template(postgres_url: str) -> Iterator[str]:
+    server = _server(postgres_url)
+    _admin(server, f"CREATE DATABASE {TEMPLATE}")
+    engine = create_engine(server.set(database=TEMPLATE), poolclass=NullPool)
+    migrations.migrate(engine)
+    engine.dispose()
+    yield TEMPLATE
+    _admin(server, f"DROP DATABASE IF EXISTS {TEMPLATE} WITH (FORCE)")
+
+
+@pytest.fixture
+def database_url(postgres_url: str, template: str) -> Iterator[str]:
+    """A fresh, migrated database."""
+    server = _server(postgres_url)
+    name = f"outbound_test_{uuid.uuid4().hex[:12]}"
+    _admin(server, f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield server.set(database=name, drivername="postgresql").render_as_string(hide_password=False)
+    _admin(server, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def redis_url(redis_server_url: str) -> Iterator[str]:
+    """A Redis database that is empty before and after (number 9: keep it for tests)."""
+    url = redis_server_url.rsplit("/", 1)[0] + "/9"
+    client = redis.Redis.from_url(url)
+    client.flushdb()
+    yield url
+    client.flushdb()
+    client.close()
+
+
+@pytest.fixture
+def settings(database_url: str, redis_url: str) -> Settings:
+    return read(
+        environ={
+            "DATABASE_URL": database_url,
+            "REDIS_URL": redis_url,
+            "PUBLIC_BASE_URL": "http://127.0.0.1:8000",
+            "TWILIO_ACCOUNT_SID": "AC" + "0" * 32,
+            "TWILIO_AUTH_TOKEN": "test-token",
+        }
+    )
+
+
+@pytest.fixture
+def engine(settings: Settings) -> Iterator[Engine]:
+    engine = db.connect(settings)
+    yield engine
+    engine.dispose()
