@@ -14,9 +14,10 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import NullPool
 
-from outbound import db, migrations
+from outbound import db, logs, migrations
 from outbound.config import Settings, read
 from outbound.embedded import EmbeddedPostgres, EmbeddedRedis
+from outbound.node import Node, build
 
 TEMPLATE = f"outbound_template_{os.getpid()}"
 
@@ -112,3 +113,13 @@ def engine(settings: Settings) -> Iterator[Engine]:
     engine = db.connect(settings)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture
+def node(settings: Settings) -> Iterator[Node]:
+    """A process of ours, in this process."""
+    logs.set_up(settings, "dramatiq_worker")
+    built = build(settings, "dramatiq_worker")
+    yield built
+    built.engine.dispose()
+    built.doorbell.close()

@@ -119,6 +119,10 @@ class Doorbell:
         except (redis.RedisError, OSError):
             return False
 
+    def close(self) -> None:
+        """Close the connections."""
+        self._redis.close()
+
 
 def messages_for(due: int, senders: int) -> int:
     """Say how many workers to wake for that much due work: one for each pool of senders."""

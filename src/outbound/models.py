@@ -241,8 +241,9 @@ attempts = Table(
     ),
     # query: what occupies a slot, what every sweep looks at: small, since most attempts end
     Index("attempts_live_idx", "account_id", "run_id", postgresql_where=text("ended_at IS NULL")),
-    # query: was this phone called a short while ago by another run
-    Index("attempts_recent_idx", "account_id", "phone", "claimed_at"),
+    # queries: was this phone called a short while ago by another run; which unresolved attempts
+    # of any account share this To and From
+    Index("attempts_recent_idx", "phone", "account_id", "claimed_at"),
     postgresql_with={"fillfactor": "60"},
 )
 

@@ -34,11 +34,6 @@ class Node:
         """The run_counters rows that this process adds to."""
         return counters.shard_of_process()
 
-    @property
-    def carrier(self) -> str:
-        """The name under which this installation's carrier stores breakers and attempts."""
-        return self.settings.carrier.partition(":")[0].rpartition(".")[2]
-
 
 def build(settings: Settings, source: str) -> Node:
     """Build the process's node; opens no connection yet, so build it after a fork."""

@@ -114,6 +114,14 @@ _ID_OWNERS = text("""
      WHERE carrier = ANY (CAST(:carriers AS text[]))
        AND carrier_call_id = ANY (CAST(:sids AS text[]))
 """)
+CONTESTED = text("""
+    SELECT EXISTS (
+        SELECT FROM attempts me JOIN attempts o
+            ON o.phone = me.phone AND o.caller_id = me.caller_id AND o.id <> me.id
+         WHERE me.id = :id AND o.carrier_call_id IS NULL
+           AND (o.state IN ('sending', 'unknown')
+                OR (o.state IN ('ended', 'released') AND o.decision_stands)))
+""")
 _WRITE_ATTEMPTS = text("""
     UPDATE attempts a
        SET state = w.state, outcome = w.outcome, carrier_call_id = w.carrier_call_id,
@@ -248,7 +256,7 @@ class _Batch:
         if row is None:
             self.settled.missing.add(item.attempt_id)
             return
-        if self._is_anothers(row, item):
+        if self._is_anothers(row, item) or (item.matched_by_number and self._is_contested(row)):
             return
         move = judge(row.attempt, item, self.now, row.run.ring_timeout)
         if move.stray:
@@ -272,6 +280,12 @@ class _Batch:
             carrier_call_id=item.carrier_call_id,
         )
         return True
+
+    def _is_contested(self, row: _Row) -> bool:
+        # Checked again here, under the attempt's lock: two attempts that nobody knows of, with
+        # one To and From, cannot be told apart by numbers.
+        values = {"id": row.attempt.id}
+        return bool(self.connection.execute(CONTESTED, values).scalar())
 
     def _note_stray(self, row: _Row, item: Evidence, reason: str) -> None:
         over = bool(item.progress and item.progress.is_final)

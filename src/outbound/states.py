@@ -105,6 +105,7 @@ class Kind(StrEnum):
     LEASE_RAN_OUT = "lease_ran_out"
     UNSENT = "unsent"
     SILENT = "silent"
+    PHONE_BACK = "phone_back"
     DECISION = "decision"
 
 
@@ -343,9 +344,19 @@ def _silent(attempt: Attempt, evidence: Evidence, now: datetime) -> Move:
     return Move(_to_unknown(attempt, now, evidence.error))
 
 
+def _phone_back(attempt: Attempt, evidence: Evidence, now: datetime) -> Move:
+    del evidence
+    old = attempt.unknown_at and now - attempt.unknown_at >= policy.PHONE_BACK_AFTER
+    if attempt.state is not AttemptState.UNKNOWN or not attempt.phone_held or not old:
+        return NOTHING
+    return Move(replace(attempt, phone_held=False))
+
+
 def _decide(attempt: Attempt, evidence: Evidence, now: datetime) -> Move:
     if attempt.state is not AttemptState.UNKNOWN:
         return NOTHING
+    if evidence.source == "policy" and (attempt.carrier_call_id or attempt.heard_at):
+        return NOTHING  # the author's rule speaks only of calls that nobody ever heard of
     decided = replace(
         attempt, decision=evidence.decision, decided_by=evidence.by, decision_stands=True
     )
@@ -365,6 +376,7 @@ _NOT_WORDS: dict[Kind, Any] = {
     Kind.LEASE_RAN_OUT: _lease_ran_out,
     Kind.UNSENT: _unsent,
     Kind.SILENT: _silent,
+    Kind.PHONE_BACK: _phone_back,
 }
 
 

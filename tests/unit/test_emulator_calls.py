@@ -26,9 +26,7 @@ def an_order(**changes):
 
 def a_call(behaviour, ring=1.0, talk=2.0, **order):
     plan = Plan(BEHAVIOURS[behaviour], ring, talk)
-    return Call(
-        sid="CA1", number=0, order=an_order(**order), plan=plan, accepted_at=0.0, since=0.0
-    )
+    return Call(sid="CA1", number=0, order=an_order(**order), plan=plan, accepted_at=0.0, since=0.0)
 
 
 def life_of(call):
@@ -47,7 +45,11 @@ def life_of(call):
         ("busy", {}, [("initiated", 0), ("busy", 1)]),
         ("failed", {}, [("initiated", 0), ("failed", 1)]),
         ("no_answer", {}, [("initiated", 0), ("ringing", 0), ("no-answer", 1)]),
-        ("rings_forever", {"time_limit": 99}, [("initiated", 0), ("ringing", 0), ("no-answer", 99)]),
+        (
+            "rings_forever",
+            {"time_limit": 99},
+            [("initiated", 0), ("ringing", 0), ("no-answer", 99)],
+        ),
         ("queued_forever", {"time_limit": 99}, [("failed", 99)]),
     ],
 )

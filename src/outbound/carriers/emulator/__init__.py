@@ -9,7 +9,10 @@ What it does not do: it never fetches a call's ``Url`` and runs no TwiML; there 
 create makes a second call, as at Twilio.
 
 After a restart the ledger is replayed and unfinished calls go on: what fell due meanwhile happens
-at once. A callback that was on its way when the process ended is not sent again.
+at once. A callback that was on its way when the process ended is not sent again. The counts of
+refused creates and of faults begin anew; all other counts are rebuilt.
+
+The routes under ``/_emulator`` need no login: keep it on a loopback address.
 """
 
 from __future__ import annotations

@@ -8,10 +8,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
-import yarl
-
 from .calls import Delivery
+from .outbox import CannotConnectError, NoAnswerError, Outbox
 from .parcel import Packer, Parcel
 
 if TYPE_CHECKING:
@@ -73,7 +71,7 @@ class Courier:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._sender.close()
+        self._sender.close()
 
     def report(self, call: Call) -> None:
         """Tell of a call's present status, if that was asked for."""
@@ -156,17 +154,12 @@ class _Sender:
     def __init__(self, settings: EmulatorSettings) -> None:
         self._retry_delay = settings.callback_retry_delay
         self._total_seconds = settings.callback_total_seconds
-        # Waiting here, not in the connector, keeps the order and costs no time limit.
+        # Waiting here keeps the order, and does not count against the time limits.
         self._slots = asyncio.Semaphore(settings.callback_connections)
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=settings.callback_connections, keepalive_timeout=1.0
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
+        self._outbox = Outbox()
 
-    async def close(self) -> None:
-        await self._session.close()
+    def close(self) -> None:
+        self._outbox.close()
 
     async def send(self, parcel: Parcel, delivery: Delivery) -> None:
         """Try until it is taken or the policy is at its end; fill in the delivery."""
@@ -187,32 +180,12 @@ class _Sender:
             delivery.tries += 1
             delivery.http_status = None
             try:
-                delivery.http_status = await self._request(parcel)
-            except aiohttp.ConnectionTimeoutError:
+                delivery.http_status = await self._outbox.send(parcel)
+            except CannotConnectError:
                 return "ct"
-            except TimeoutError:
+            except NoAnswerError:
                 return "rt"
-            except (aiohttp.ClientError, OSError):
-                return "ct"
         return _verdict(delivery.http_status)
-
-    async def _request(self, parcel: Parcel) -> int:
-        policy = parcel.policy
-        async with self._session.request(
-            parcel.method,
-            # As it stands: another spelling of the same URL would break the signature.
-            yarl.URL(parcel.url, encoded=True),
-            data=parcel.form.encode() if parcel.form else None,
-            headers=parcel.headers,
-            allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(
-                total=policy.read_seconds,
-                sock_connect=policy.connect_seconds,
-                sock_read=policy.read_seconds,
-            ),
-        ) as answer:
-            await answer.read()
-            return answer.status
 
 
 def _verdict(http_status: int) -> str:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
 
 class Ledger:
     """One process's hold of a ledger file.
@@ -54,7 +56,7 @@ class Ledger:
         Raises:
             OSError: The line is not (wholly) written: it does not count.
         """
-        line = json.dumps(row, separators=(",", ":")).encode() + b"\n"
+        line = _encode(row).encode() + b"\n"
         if self._mid_line:
             line = b"\n" + line
         # Until the write is known to be whole, the next one must not continue its line.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urldefrag, urlencode
+from urllib.parse import quote_plus
 
 from twilio.request_validator import RequestValidator
 
@@ -26,6 +27,12 @@ _BLANK: Final = dict.fromkeys(
     ],
     "",
 )
+
+
+_BLANK_ENCODED: Final = "".join(f"&{name}=" for name in _BLANK)
+
+# The same few phones, dates and numbers come again and again; the names need no quoting.
+_quote = lru_cache(maxsize=8192)(quote_plus)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +57,7 @@ class Parcel:
 def callback_form(call: Call, account_sid: str, *, status: str, sequence: int) -> dict[str, str]:
     """Fill in the form that tells of a call's coming into a status, just now."""
     order = call.order
-    form = _BLANK | {
+    form = {
         "AccountSid": account_sid,
         "ApiVersion": "2010-04-01",
         "CallSid": call.sid,
@@ -66,7 +73,7 @@ def callback_form(call: Call, account_sid: str, *, status: str, sequence: int) -
     }
     if status in ("in-progress", "completed") and order.detect_machine:
         form["AnsweredBy"] = call.plan.behaviour.answered_by or "human"
-    return form | _ending(call, status)
+    return form | _ending(call, status) | _BLANK
 
 
 def _ending(call: Call, status: str) -> dict[str, str]:
@@ -85,6 +92,12 @@ def _sip_code(call: Call, status: str) -> int:
     if status in ("canceled", "no-answer"):
         return 487
     return call.plan.behaviour.sip_code
+
+
+def _encode(form: dict[str, str]) -> str:
+    # The blank half is always the same, and there are thousands of these a second.
+    told = (f"{name}={_quote(form[name])}" for name in form if name not in _BLANK)
+    return "&".join(told) + _BLANK_ENCODED
 
 
 class Packer:
@@ -115,14 +128,15 @@ class Packer:
         form = callback_form(
             call, self._account_sid, status=status, sequence=call.next_sequence - 1
         )
-        url = urldefrag(address).url
+        url, _, fragment = address.partition("#")
+        body = _encode(form)
         if order.status_callback_method == "GET":
-            url, form = f"{url}{'&' if '?' in url else '?'}{urlencode(form)}", {}
+            url, body, form = f"{url}{'&' if '?' in url else '?'}{body}", "", {}
         headers = {
             "Content-Type": "application/x-www-form-urlencoded; charset=UTF-8",
             "User-Agent": "TwilioProxy/1.1",
             "X-Twilio-Signature": signer.compute_signature(url, form),
             "I-Twilio-Idempotency-Token": str(uuid.uuid4()),
         }
-        policy = RetryPolicy.from_url(address)
-        return Parcel(order.status_callback_method, url, urlencode(form), headers, policy)
+        policy = RetryPolicy.from_fragment(fragment)
+        return Parcel(order.status_callback_method, url, body, headers, policy)

@@ -27,7 +27,7 @@ _PROBLEMS: Final = {
 }
 
 
-class Refusal(Exception):  # noqa: N818 - an answer of the carrier's, not a failure of the emulator
+class Refusal(Exception):
     """A request that is answered with one of Twilio's errors.
 
     Args:

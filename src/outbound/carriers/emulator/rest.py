@@ -6,7 +6,7 @@ import asyncio
 import base64
 import hmac
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
     Handler = Callable[[Request], Awaitable[StreamResponse]]
 
-_REFUSALS = {
-    "refuse_429": Refusal(20429),
-    "refuse_500": Refusal(20500),
-    "refuse_503": Refusal(20503),
-    "answer_401": Refusal(20003),
+_REFUSALS: Final = {
+    "refuse_429": 20429,
+    "refuse_500": 20500,
+    "refuse_503": 20503,
+    "answer_401": 20003,
 }
 
 
@@ -119,7 +119,7 @@ class Rest:
     async def _take(self, request: Request, order: Order) -> StreamResponse:
         fault = self._faults.pick_create()
         if fault in _REFUSALS:
-            raise _REFUSALS[fault]
+            raise Refusal(_REFUSALS[fault])
         if fault == "hang_without_accepting":
             self._book.refused["hung"] += 1
             return await self._hang(request)

@@ -9,10 +9,12 @@ milliseconds (defaults 5,000 and 15,000).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
-from urllib.parse import parse_qs, urldefrag
+from urllib.parse import parse_qs
 
 _ALL: Final = frozenset({"4xx", "5xx", "ct", "rt"})
+_DEFAULT_AFTER: Final = frozenset({"ct"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +29,14 @@ class RetryPolicy:
     """
 
     retries: int = 1
-    after: frozenset[str] = frozenset({"ct"})
+    after: frozenset[str] = _DEFAULT_AFTER
     connect_seconds: float = 5.0
     read_seconds: float = 15.0
 
     @classmethod
-    def from_url(cls, url: str) -> RetryPolicy:
+    @lru_cache(maxsize=256)
+    def from_fragment(cls, fragment: str) -> RetryPolicy:
         """Read a URL's fragment; what is missing or makes no sense is at its default."""
-        fragment = urldefrag(url).fragment
-        if not fragment:
-            return _DEFAULT
         wishes = {name: values[0] for name, values in parse_qs(fragment).items()}
         return cls(
             retries=_number(wishes.get("rc"), 1, 0, 5),
@@ -44,9 +44,6 @@ class RetryPolicy:
             connect_seconds=_number(wishes.get("ct"), 5_000, 100, 10_000) / 1000,
             read_seconds=_number(wishes.get("rt"), 15_000, 100, 15_000) / 1000,
         )
-
-
-_DEFAULT: Final = RetryPolicy()
 
 
 def _number(text: str | None, default: int, least: int, most: int) -> int:
@@ -57,4 +54,4 @@ def _number(text: str | None, default: int, least: int, most: int) -> int:
 
 def _policies(text: str) -> frozenset[str]:
     words = frozenset(text.split(","))
-    return _ALL if "all" in words else (words & _ALL or _DEFAULT.after)
+    return _ALL if "all" in words else (words & _ALL or _DEFAULT_AFTER)

@@ -239,7 +239,7 @@ def upgrade() -> None:
     )
     op.create_index('attempts_live_idx', 'attempts', ['account_id', 'run_id'], unique=False, postgresql_where=sa.text('ended_at IS NULL'))
     op.create_index('attempts_one_held_phone', 'attempts', ['account_id', 'phone'], unique=True, postgresql_where=sa.text('phone_held'))
-    op.create_index('attempts_recent_idx', 'attempts', ['account_id', 'phone', 'claimed_at'], unique=False)
+    op.create_index('attempts_recent_idx', 'attempts', ['phone', 'account_id', 'claimed_at'], unique=False)
 
 
 def downgrade() -> None:

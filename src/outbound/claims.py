@@ -1,0 +1,382 @@
+"""The claim: limits, the judge, and the intent, in one transaction. Claim = intent.
+
+A claim locks its account's pace row first, in a statement of its own, so that what the next
+statement sees is younger than the lock: read together with the lock, a limit of 5 gave 10.
+All limits fail closed; none of them lives in Redis.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine, RowMapping, text
+from sqlalchemy.exc import DBAPIError
+
+from outbound import clock, counters, db, logs, policy
+from outbound.ids import uuid7
+from outbound.node import Node
+
+log = logs.get(__name__)
+
+SET_ASIDE = 200
+"""Calls that one claim looks through once it has met some whose phones are not free."""
+
+IN_DOUBT_SECONDS = 60
+"""How long a claim asks whether its COMMIT took place, before the sweep decides."""
+
+_LOCK_PACE = text("""
+    SELECT pg_current_xact_id()::text FROM account_pace WHERE account_id = :account
+       FOR NO KEY UPDATE
+""")
+_LIMITS = text("""
+    WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now),
+    live AS MATERIALIZED (
+        SELECT a.run_id, count(*)::int AS occupying
+          FROM attempts a, clock
+         WHERE a.account_id = :account AND a.ended_at IS NULL
+           AND (a.state <> 'unknown' OR clock.now < a.occupies_until)
+         GROUP BY a.run_id)
+    SELECT clock.now, p.max_live_calls, p.calls_per_second AS account_rate,
+           p.next_send_at AS account_next, p.min_seconds_between_calls, p.stopped,
+           p.not_before, b.next_trial_at,
+           coalesce((SELECT sum(occupying) FROM live), 0)::int AS account_live, r.*
+      FROM clock CROSS JOIN account_pace p
+      LEFT JOIN breakers b ON b.account_id = p.account_id AND b.carrier = :carrier
+      LEFT JOIN LATERAL (
+        SELECT r.id AS run_id, r.concurrency, r.calls_per_second AS run_rate,
+               r.next_send_at AS run_next, r.caller_id, r.answer_url, r.twiml, r.ring_timeout,
+               r.max_call_duration, r.request_id, coalesce(l.occupying, 0) AS run_live
+          FROM runs r LEFT JOIN live l ON l.run_id = r.id
+         WHERE r.account_id = :account AND r.ended_at IS NULL
+           AND r.status IN ('pending', 'running') AND NOT r.cancel_requested
+           AND (r.expires_at IS NULL OR r.expires_at > clock.now)
+           AND coalesce(l.occupying, 0) < r.concurrency
+           AND (r.next_send_at IS NULL OR r.next_send_at <= clock.now + :look_ahead)
+           AND EXISTS (SELECT FROM calls c WHERE c.run_id = r.id AND c.state = 'queued'
+                          AND c.next_attempt_at <= clock.now)
+         ORDER BY r.last_served_at NULLS FIRST, r.id LIMIT 1) r ON true
+     WHERE p.account_id = :account
+""")
+_LOCK_BREAKER = text("""
+    UPDATE breakers SET next_trial_at = :trial
+     WHERE account_id = :account AND carrier = :carrier
+""")
+_LOCK_RUN = text("SELECT id FROM runs WHERE id = :run FOR NO KEY UPDATE")
+_CLAIM = text("""
+    WITH due AS MATERIALIZED (
+        SELECT id, phone, last_number, next_attempt_at FROM calls
+         WHERE run_id = :run AND state = 'queued' AND next_attempt_at <= :now
+         ORDER BY next_attempt_at, id LIMIT :scan FOR UPDATE SKIP LOCKED),
+    judged AS MATERIALIZED (
+        SELECT due.*,
+               EXISTS (SELECT FROM attempts h WHERE h.account_id = :account
+                          AND h.phone = due.phone AND h.phone_held) AS held,
+               (SELECT max(x.claimed_at) + make_interval(secs => :gap) FROM attempts x
+                 WHERE x.account_id = :account AND x.phone = due.phone
+                   AND x.claimed_at > CAST(:now AS timestamptz) - make_interval(secs => :gap)
+                   AND x.run_id <> :run AND x.state <> 'released') AS recent_until
+          FROM due),
+    free AS MATERIALIZED (
+        SELECT id, phone, last_number,
+               row_number() OVER (ORDER BY next_attempt_at, id) AS place
+          FROM judged WHERE NOT held AND recent_until IS NULL
+         ORDER BY next_attempt_at, id LIMIT :n),
+    intent AS (
+        INSERT INTO attempts (id, call_id, run_id, account_id, number, phone, caller_id, carrier,
+               state, fence, worker_id, claimed_at, lease_until, occupies_until)
+        SELECT (CAST(:ids AS uuid[]))[place], id, :run, :account, last_number + 1, phone,
+               :caller_id, :carrier, 'sending', :fence, :worker_id, :now,
+               CAST(:now AS timestamptz) + make_interval(secs => :lease),
+               CAST(:now AS timestamptz) + make_interval(secs => :occupies)
+          FROM free
+        ON CONFLICT (account_id, phone) WHERE phone_held DO NOTHING
+        RETURNING id, call_id, number, phone),
+    dialing AS (
+        UPDATE calls SET state = 'dialing', attempts = attempts + 1,
+               last_number = last_number + 1, waiting_for = NULL
+         WHERE id = ANY (ARRAY(SELECT call_id FROM intent)) RETURNING id),
+    lost AS (
+        SELECT id, recent_until FROM judged WHERE held OR recent_until IS NOT NULL
+         UNION ALL
+        SELECT id, NULL FROM free WHERE id <> ALL (ARRAY(SELECT call_id FROM intent))),
+    aside AS (
+        UPDATE calls c
+           SET waiting_for = CASE WHEN lost.recent_until IS NULL THEN 'phone'
+                                  ELSE 'recent_call' END,
+               next_attempt_at = coalesce(lost.recent_until,
+                   CAST(:now AS timestamptz) + make_interval(secs => 15 + 30 * random()))
+          FROM lost WHERE c.id = lost.id AND c.id = ANY (ARRAY(SELECT id FROM lost))
+        RETURNING c.waiting_for)
+    SELECT i.id, i.call_id, i.number, i.phone, c.variables,
+           (SELECT count(*) FILTER (WHERE waiting_for = 'phone') FROM aside)::int AS held,
+           (SELECT count(*) FILTER (WHERE waiting_for = 'recent_call') FROM aside)::int AS recent,
+           (SELECT count(*) FROM dialing)::int AS claimed
+      FROM (SELECT 1) one LEFT JOIN intent i ON true LEFT JOIN calls c ON c.id = i.call_id
+""")
+_MARK_SERVED = text("""
+    WITH pace AS (
+        UPDATE account_pace SET last_claim_at = :now, next_send_at = :account_next
+         WHERE account_id = :account)
+    UPDATE runs SET last_served_at = :now, next_send_at = :run_next,
+           status = CASE WHEN :claimed THEN 'running' ELSE status END,
+           started_at = CASE WHEN :claimed THEN coalesce(started_at, :now) ELSE started_at END
+     WHERE id = :run
+""")
+_FENCE = text("SELECT nextval('fence_seq')")
+_XACT_STATUS = text("SELECT pg_xact_status(CAST(:xid AS xid8))")
+_NEXT_DUE = text("""
+    SELECT extract(epoch FROM min(greatest(due.at, r.next_send_at - CAST(:ahead AS interval),
+                   p.next_send_at - CAST(:ahead AS interval), p.not_before)) - :since)::float
+      FROM account_pace p
+      JOIN runs r ON r.account_id = p.account_id AND r.ended_at IS NULL
+       AND r.status IN ('pending', 'running') AND NOT r.cancel_requested
+     CROSS JOIN LATERAL (
+        SELECT c.next_attempt_at AS at FROM calls c
+         WHERE c.run_id = r.id AND c.state = 'queued'
+         ORDER BY c.next_attempt_at LIMIT 1) due
+     WHERE p.account_id = :account AND NOT p.stopped
+""")
+
+
+@dataclass(frozen=True)
+class ClaimedCall:
+    """One call to place now: its attempt is committed as `sending`.
+
+    Attributes:
+        send_at: on this machine's boot clock, when its pace allows it.
+        lease_ends: on the same clock, until when the claim is trusted.
+    """
+
+    attempt_id: UUID
+    call_id: int
+    run_id: UUID
+    account_id: UUID
+    number: int
+    phone: str
+    caller_id: str
+    twiml: str | None
+    answer_url: str | None
+    variables: dict[str, Any]
+    ring_timeout: int
+    max_call_duration: int
+    fence: int
+    send_at: float
+    lease_ends: float
+    is_trial: bool
+    request_id: str | None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What one pass did.
+
+    Attributes:
+        calls: to be sent at once.
+        aside: calls moved aside, since their phone is not free.
+        seen_at: the database's time of the pass, None if there is no such account.
+        held: why a claim was not possible though it was looked for, for the timer and the log.
+    """
+
+    calls: tuple[ClaimedCall, ...] = ()
+    aside: int = 0
+    seen_at: datetime | None = None
+
+
+def claim(node: Node, carrier: str, account_id: UUID, most: int, scan: int) -> Claim:
+    """Claim up to `most` calls of one run of the account, for dialling at once.
+
+    Args:
+        node: this process.
+        carrier: the name of the carrier that will place them.
+        account_id: whose work.
+        most: senders that are reserved for them.
+        scan: how many due calls to look through; SET_ASIDE after a pass that moved some aside.
+
+    Returns:
+        The committed claim. After a COMMIT whose answer got lost the server is asked what
+        became of it, on a new connection.
+    """
+    for again in range(db.TRIES):
+        try:
+            return _claim_once(node.engine, _Pass(node, carrier, account_id, most, scan))
+        except DBAPIError as error:
+            # Only what certainly changed nothing comes here as repeatable: a deadlock.
+            if again == db.TRIES - 1 or db.sqlstate(error) not in (db.DEADLOCK, db.SERIALIZATION):
+                raise
+    raise AssertionError("unreachable")
+
+
+@dataclass
+class _Pass:
+    node: Node
+    carrier: str
+    account_id: UUID
+    most: int
+    scan: int
+    xid: str | None = None
+
+
+def _claim_once(engine: Engine, one: _Pass) -> Claim:
+    # The lease starts before the first statement: whatever the database takes is spent from it.
+    started = clock.boot_seconds()
+    with engine.connect() as connection:
+        claimed = _in_transaction(connection, one, started)
+        try:
+            connection.commit()
+        except DBAPIError as error:
+            if not (claimed.calls and one.xid and db.is_away(error)):
+                raise
+            connection.invalidate()
+        else:
+            return claimed
+    return claimed if _was_committed(engine, one.xid) else Claim(seen_at=claimed.seen_at)
+
+
+def _was_committed(engine: Engine, xid: str) -> bool:
+    """Ask what became of a COMMIT whose answer got lost. Nothing is sent before that is known."""
+    deadline = time.monotonic() + IN_DOUBT_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            with engine.connect() as connection:
+                status = connection.execute(_XACT_STATUS, {"xid": xid}).scalar()
+        except DBAPIError:
+            status = "in progress"
+        log.warning("commit_in_doubt", status=status)
+        if status != "in progress":
+            return status == "committed"
+        time.sleep(0.2)
+    return False
+
+
+def _in_transaction(connection: Connection, one: _Pass, started: float) -> Claim:
+    one.xid = connection.execute(_LOCK_PACE, {"account": one.account_id}).scalar()
+    limits = connection.execute(
+        _LIMITS,
+        {"account": one.account_id, "carrier": one.carrier, "look_ahead": policy.LOOK_AHEAD},
+    ).mappings().first()
+    if limits is None:
+        return Claim()
+    times, nexts = _room(limits, one.most)
+    if not times:
+        return Claim(seen_at=limits["now"])
+    if limits["next_trial_at"]:
+        trial = limits["now"] + policy.BREAKER_TRIAL_AFTER
+        connection.execute(
+            _LOCK_BREAKER, {"account": one.account_id, "carrier": one.carrier, "trial": trial}
+        )
+    connection.execute(_LOCK_RUN, {"run": limits["run_id"]})
+    fence = connection.execute(_FENCE).scalar_one()
+    found = connection.execute(_CLAIM, _claim_values(one, limits, fence, len(times))).mappings().all()
+    claimed = found[0]["claimed"]
+    # Send times that no call took are given back, else a run of held phones would starve.
+    times, nexts = _room(limits, claimed) if claimed else ([], _nexts(limits))
+    connection.execute(
+        _MARK_SERVED,
+        {"now": limits["now"], "account": one.account_id, "run": limits["run_id"],
+         "account_next": nexts[0], "run_next": nexts[1], "claimed": claimed > 0},
+    )
+    _count(connection, limits["run_id"], claimed, one.node.shard)
+    calls = _calls(one, limits, found, fence, times, started) if claimed else ()
+    aside = found[0]["held"] + found[0]["recent"]
+    _tell(one, limits, fence, claimed, found[0])
+    return Claim(calls, aside, limits["now"])
+
+
+def _nexts(limits: RowMapping) -> list[datetime | None]:
+    return [limits["account_next"], limits["run_next"]]
+
+
+def _room(limits: RowMapping, most: int) -> tuple[list[datetime], list[datetime]]:
+    """Plan send times for as many calls as every limit leaves room for."""
+    now = limits["now"]
+    free = min(
+        most,
+        limits["max_live_calls"] - limits["account_live"],
+        (limits["concurrency"] or 0) - (limits["run_live"] or 0),
+    )
+    if limits["run_id"] is None or limits["stopped"] or free <= 0:
+        return [], []
+    if limits["not_before"] and limits["not_before"] > now:
+        return [], []
+    if limits["next_trial_at"]:
+        free = 1 if limits["next_trial_at"] <= now else 0
+    paces = [
+        (limits["account_next"], limits["account_rate"]),
+        (limits["run_next"], limits["run_rate"]),
+    ]
+    return policy.send_times(now, paces, free)
+
+
+def _claim_values(one: _Pass, limits: RowMapping, fence: int, n: int) -> dict[str, Any]:
+    return {
+        "account": one.account_id,
+        "run": limits["run_id"],
+        "now": limits["now"],
+        "scan": max(one.scan, n),
+        "n": n,
+        "gap": limits["min_seconds_between_calls"],
+        "ids": [uuid7() for _ in range(n)],
+        "caller_id": limits["caller_id"],
+        "carrier": one.carrier,
+        "fence": fence,
+        "worker_id": one.node.worker_id,
+        "lease": one.node.settings.lease,
+        "occupies": limits["ring_timeout"] + limits["max_call_duration"],
+    }
+
+
+def _count(connection: Connection, run_id: UUID, claimed: int, shard: int) -> None:
+    delta = Counter(queued=-claimed, in_progress=claimed, attempts=claimed)
+    counters.add(connection, {run_id: delta}, shard)
+
+
+def _calls(
+    one: _Pass, limits: RowMapping, found: Any, fence: int, times: list[datetime], started: float
+) -> tuple[ClaimedCall, ...]:
+    return tuple(
+        ClaimedCall(
+            attempt_id=row["id"],
+            call_id=row["call_id"],
+            run_id=limits["run_id"],
+            account_id=one.account_id,
+            number=row["number"],
+            phone=row["phone"],
+            caller_id=limits["caller_id"],
+            twiml=limits["twiml"],
+            answer_url=limits["answer_url"],
+            variables=row["variables"] or {},
+            ring_timeout=limits["ring_timeout"],
+            max_call_duration=limits["max_call_duration"],
+            fence=fence,
+            # The database's time of the claim came after `started`, so this is not too early.
+            send_at=clock.boot_seconds() + (at - limits["now"]) / timedelta(seconds=1),
+            lease_ends=started + one.node.settings.lease,
+            is_trial=limits["next_trial_at"] is not None,
+            request_id=limits["request_id"],
+        )
+        for row, at in zip(found, times, strict=True)
+    )
+
+
+def _tell(one: _Pass, limits: RowMapping, fence: int, claimed: int, found: RowMapping) -> None:
+    names = {"account_id": str(one.account_id), "run_id": str(limits["run_id"])}
+    if claimed:
+        log.info("calls_claimed", **names, lock_acquired=True, claimed=claimed, fence=fence,
+                 request_id=limits["request_id"])
+    if found["held"] or found["recent"]:
+        log.info("calls_moved_aside", **names, dedup_conflict=True, phone=found["held"],
+                 recent_call=found["recent"])
+
+
+def seconds_until_due(connection: Connection, account_id: UUID, since: datetime) -> float | None:
+    """Seconds after `since` at which time alone lets the account dial again.
+
+    None if it has nothing queued; not positive if something other than time holds it back.
+    """
+    values = {"account": account_id, "since": since, "ahead": policy.LOOK_AHEAD}
+    return connection.execute(_NEXT_DUE, values).scalar()

@@ -1,0 +1,125 @@
+"""Claim → place → record. The only module that calls `carrier.place`.
+
+It knows no Dramatiq and no provider. Only `actors` imports it: nothing but a worker dials.
+"""
+
+from __future__ import annotations
+
+import time
+from uuid import UUID
+
+import structlog
+
+from outbound import claims, clock, logs, policy, runs
+from outbound.carriers.base import Answer, Carrier, PlaceRequest, Verdict
+from outbound.claims import Claim, ClaimedCall
+from outbound.leads import fill_answer_url, fill_twiml
+from outbound.node import Node
+from outbound.recorder import Answered, Recorder
+from outbound.senders import Senders
+from outbound.timer import Timer
+
+log = logs.get(__name__)
+
+TURN = 100
+"""Calls that one message may claim before other accounts have their turn."""
+
+WAIT_FOR_SENDER = 2.0
+
+
+class Dialer:
+    """One process's means of dialling: senders, recorder, timer, and the carrier."""
+
+    def __init__(self, node: Node, carrier: Carrier) -> None:
+        self._node = node
+        self._carrier = carrier
+        self._senders = Senders(node.settings.senders)
+        self._recorder = Recorder(node, carrier.name)
+        self._timer = Timer(node.doorbell.ring)
+
+    def dial(self, account_id: UUID) -> int:
+        """Dial what the account's limits allow now; returns how many calls were claimed."""
+        runs.end_queued(self._node, account_id)
+        total, scan = 0, 0
+        while total < TURN:
+            reserved = self._senders.reserve(WAIT_FOR_SENDER)
+            if not reserved:
+                break
+            claim = self._claim(account_id, reserved, scan)
+            total += len(claim.calls)
+            scan = claims.SET_ASIDE if claim.aside else 0
+            if not claim.calls and not claim.aside:
+                self._wait_for_time(account_id, claim)
+                return total
+        self._node.doorbell.ring(account_id)
+        return total
+
+    def _claim(self, account_id: UUID, reserved: int, scan: int) -> Claim:
+        used = 0
+        try:
+            claim = claims.claim(self._node, self._carrier.name, account_id, reserved, scan)
+            for call in claim.calls:
+                self._senders.send(lambda call=call: self._place(call))  # type: ignore[misc]
+                used += 1
+            return claim
+        finally:
+            self._senders.give_back(reserved - used)
+
+    def _wait_for_time(self, account_id: UUID, claim: Claim) -> None:
+        # What time alone holds back and falls due soon is this process's to wake; all else
+        # is rung by whoever frees a slot, or by the leader.
+        if claim.seen_at is None:
+            return
+        with self._node.engine.connect() as connection:
+            seconds = claims.seconds_until_due(connection, account_id, claim.seen_at)
+        if seconds is not None and 0 < seconds <= policy.RETRY_SOON:
+            self._timer.ring_in(account_id, seconds)
+
+    def _place(self, call: ClaimedCall) -> None:
+        structlog.contextvars.clear_contextvars()
+        while (wait := call.send_at - clock.boot_seconds()) > 0:
+            time.sleep(wait)
+        # The last look at the clock before the request. A pause between here and the socket
+        # cannot be closed; such a late request belongs to this committed attempt all the same.
+        needed = self._node.settings.carrier_timeout + self._node.settings.record_margin
+        if call.lease_ends - clock.boot_seconds() < needed:
+            self._recorder.put(Answered(call, None, "lease too short to send"))
+            return
+        self._recorder.put(Answered(call, self._ask(call)))
+
+    def _ask(self, call: ClaimedCall) -> Answer:
+        try:
+            request = self._request(call)
+        except Exception as error:
+            log.exception("request_not_built", attempt_id=str(call.attempt_id))
+            return Answer(Verdict.NEVER_SENT, error=f"request not built: {type(error).__name__}")
+        try:
+            return self._carrier.place(request)
+        except Exception as error:
+            log.exception("carrier_raised", attempt_id=str(call.attempt_id))
+            return Answer(Verdict.AMBIGUOUS, error=f"carrier raised {type(error).__name__}")
+
+    def _request(self, call: ClaimedCall) -> PlaceRequest:
+        base = self._node.settings.public_base_url
+        return PlaceRequest(
+            attempt_id=call.attempt_id,
+            to=call.phone,
+            caller_id=call.caller_id,
+            callback_url=f"{base}/webhooks/{self._carrier.name}/{call.attempt_id}",
+            ring_timeout=call.ring_timeout,
+            max_call_duration=call.max_call_duration,
+            twiml=fill_twiml(call.twiml, call.variables) if call.twiml else None,
+            answer_url=fill_answer_url(call.answer_url, call.variables) if call.answer_url else None,
+        )
+
+    def close(self, seconds: float) -> bool:
+        """Claim nothing more, let requests under way end, write their answers.
+
+        Returns:
+            False if something was left; its lease then runs out and a sweep calls it unknown.
+        """
+        deadline = time.monotonic() + seconds
+        self._senders.stop()
+        self._timer.close()
+        sent = self._senders.close(seconds)
+        return self._recorder.close(max(0.1, deadline - time.monotonic())) and sent

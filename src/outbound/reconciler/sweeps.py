@@ -1,0 +1,300 @@
+"""The repairs, each one `run_once` over at most 200 rows, under one lock.
+
+Exactly one sweeper acts at any moment: every sweep is a short transaction that takes the sweep
+lock first. Becoming leader takes the same lock, so a deposed leader that wakes up finds another
+epoch and writes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+
+from outbound import db, doorbell, logs, recording, runs, settling
+from outbound.errors import OutboundError, Refused, Unavailable
+from outbound.node import Node
+from outbound.runs import EndedRun
+from outbound.settling import Settled
+from outbound.states import Decision, Evidence, Kind
+
+log = logs.get(__name__)
+
+BATCH = 200
+ON_DEMAND_BATCHES = 50
+STATEMENT_MS = 1000
+LOCK_WAIT_MS = 1000
+EVERY_SECONDS = 60
+
+SWEEP_LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('outbound.sweep', 0))")
+EPOCH = text("SELECT epoch FROM leader_epoch WHERE name = 'reconciler'")
+_MAY_RECONCILE = text("""
+    WITH before AS (SELECT reconciled_at FROM accounts WHERE id = :account)
+    UPDATE accounts SET reconciled_at = clock_timestamp()
+     WHERE id = :account AND (reconciled_at IS NULL
+           OR reconciled_at <= clock_timestamp() - make_interval(secs => :every))
+    RETURNING (SELECT reconciled_at FROM before) AS before
+""")
+_HOW_LONG = text("""
+    SELECT extract(epoch FROM reconciled_at - clock_timestamp())::float + :every
+      FROM accounts WHERE id = :account
+""")
+_GIVE_BACK = text("UPDATE accounts SET reconciled_at = :before WHERE id = :account")
+_COMPLETED = text("""
+    SELECT run_id, sum(completed)::int AS completed FROM run_counters
+     WHERE run_id = ANY (CAST(:ids AS uuid[])) GROUP BY run_id
+""")
+
+
+class Deposed(OutboundError):
+    """Another leader's epoch is in force; this one may write nothing."""
+
+
+@dataclass
+class Report:
+    """What one sweep did.
+
+    Attributes:
+        rows: how many candidates it took; BATCH means that more may be left.
+        ended: runs whose status changed, with the reason.
+        rings: accounts to wake after the COMMIT, by actor and number of messages.
+    """
+
+    rows: int = 0
+    redialled: int = 0
+    unknown: int = 0
+    settled: int = 0
+    ended: list[tuple[EndedRun, str]] = field(default_factory=list)
+    rings: list[tuple[str, UUID, int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Whose repairs: one account's on demand, or everybody's for a leader of that epoch."""
+
+    account_id: UUID | None = None
+    epoch: int | None = None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One repair.
+
+    Attributes:
+        name: for logs.
+        failure: what it repairs, in words.
+        candidates: SELECT of the rows to look at, without lock or limit, in the account
+            `:account` or, if that is NULL, in all. Also the probe.
+        act: does it, given up to BATCH rows.
+        lock: a locking clause, where the candidates may be locked before all else; rows that
+            somebody else holds wait for the next sweep.
+        repeats: whether a full batch means that another one may do more.
+    """
+
+    name: str
+    failure: str
+    candidates: str
+    act: Callable[[Connection, Node, list[Any]], Report]
+    lock: str = ""
+    repeats: bool = True
+
+
+def run_once(node: Node, sweep: Sweep, scope: Scope) -> Report:
+    """Run one sweep in a transaction of its own, then ring whom it concerns.
+
+    Raises:
+        Deposed: the scope's epoch is not in force any more; nothing was written.
+        DBAPIError: the lock was not had in a second, or the database is away.
+    """
+    with node.engine.begin() as connection:
+        db.set_timeouts(connection, statement_ms=STATEMENT_MS + LOCK_WAIT_MS, lock_ms=LOCK_WAIT_MS)
+        connection.execute(SWEEP_LOCK)
+        if scope.epoch is not None and connection.execute(EPOCH).scalar() != scope.epoch:
+            raise Deposed("another leader's epoch is in force")
+        ids = _candidates(connection, sweep, scope)
+        report = sweep.act(connection, node, ids) if ids else Report()
+    report.rows = len(ids)
+    for actor, account_id, messages in report.rings:
+        node.doorbell.ring(account_id, actor, messages)
+    if ids:
+        _tell(sweep, report)
+    return report
+
+
+def _candidates(connection: Connection, sweep: Sweep, scope: Scope) -> list[Any]:
+    statement = text(f"{sweep.candidates} LIMIT {BATCH} {sweep.lock}")
+    return list(connection.execute(statement, {"account": scope.account_id}).all())
+
+
+def _tell(sweep: Sweep, report: Report) -> None:
+    changed = report.settled or report.unknown or report.redialled or report.ended
+    write = log.info if changed else log.debug
+    write("sweep_done", sweep=sweep.name, rows=report.rows, unknown=report.unknown,
+          settled=report.settled, redialled=report.redialled, ended=len(report.ended),
+          rung=len(report.rings))
+
+
+def evidence_sweep(kind: Kind, **known: Any) -> Callable[[Connection, Node, list[Any]], Report]:
+    """Build a sweep that hands the same evidence in about every candidate attempt."""
+
+    def act(connection: Connection, node: Node, rows: list[Any]) -> Report:
+        items = [Evidence(row.id, kind, "sweep", **known) for row in rows]
+        return _report(recording.settle_in(connection, node, items))
+
+    return act
+
+
+def _report(settled: Settled) -> Report:
+    return Report(
+        redialled=settled.redialled,
+        unknown=settled.unknown,
+        settled=settled.ended,
+        rings=[(doorbell.DIAL, account_id, 1) for account_id in sorted(settled.freed)],
+    )
+
+
+_STILL_DIALLING = text("""
+    SELECT id FROM runs WHERE id = ANY (CAST(:ids AS uuid[])) AND ended_at IS NULL
+       AND NOT cancel_requested AND (expires_at IS NULL OR expires_at > clock_timestamp())
+""")
+
+
+def redial(connection: Connection, node: Node, rows: list[Any]) -> Report:
+    """Carry out the decision that the run's author recorded beforehand."""
+    # Whatever may requeue locks its runs first, and looks at them in a statement of its own.
+    ids = {"ids": sorted({row.run_id for row in rows})}
+    connection.execute(settling.LOCK_RUNS, ids)
+    dialling = set(connection.execute(_STILL_DIALLING, ids).scalars())
+    items = [
+        Evidence(row.id, Kind.DECISION, "policy", decision=Decision.REDIAL, by="on_unknown",
+                 note="redialled as the run's author decided")
+        for row in rows
+        if row.run_id in dialling
+    ]
+    return _report(recording.settle_in(connection, node, items))
+
+
+def end_runs(connection: Connection, node: Node, rows: list[Any]) -> Report:
+    """End runs whose last call is over and whose end a crash kept from being written."""
+    ended = runs.advance_in(connection, node, {row.id for row in rows})
+    return Report(ended=[(run, "all calls are over") for run in ended])
+
+
+_START = text("""
+    UPDATE runs SET status = 'pending'
+     WHERE id = ANY (ARRAY(SELECT id FROM runs WHERE id = ANY (CAST(:ids AS uuid[]))
+                            ORDER BY id FOR NO KEY UPDATE SKIP LOCKED))
+       AND status = 'scheduled'
+    RETURNING id, account_id, total_leads
+""")
+
+
+def start_scheduled(connection: Connection, node: Node, rows: list[Any]) -> Report:
+    """Make runs whose time has come pending."""
+    started = connection.execute(_START, {"ids": [row.id for row in rows]}).all()
+    report = Report()
+    for run in started:
+        moved = EndedRun(run.id, run.account_id, "scheduled", "pending", run.total_leads)
+        messages = doorbell.messages_for(run.total_leads, node.settings.senders)
+        report.ended.append((moved, "its start time has come"))
+        report.rings.append((doorbell.DIAL, run.account_id, messages))
+    return report
+
+
+def ring(actor: str) -> Callable[[Connection, Node, list[Any]], Report]:
+    """Build a sweep that only wakes workers: it writes nothing."""
+
+    def act(_: Connection, node: Node, rows: list[Any]) -> Report:
+        senders = node.settings.senders
+        return Report(rings=[
+            (actor, row.account_id, doorbell.messages_for(getattr(row, "due", 1), senders))
+            for row in rows
+        ])
+
+    return act
+
+
+_PURGE = text("""
+    DELETE FROM idempotency_keys k USING unnest(CAST(:accounts AS uuid[]), CAST(:keys AS text[]))
+           AS old (account_id, key)
+     WHERE k.account_id = old.account_id AND k.key = old.key
+""")
+
+
+def purge_keys(connection: Connection, node: Node, rows: list[Any]) -> Report:
+    """Delete idempotency keys that are older than a day."""
+    del node
+    values = {"accounts": [row.account_id for row in rows], "keys": [row.key for row in rows]}
+    connection.execute(_PURGE, values)
+    return Report()
+
+
+def reconcile(node: Node, account_id: UUID) -> dict[str, Any]:
+    """Run every sweep for one account, now. Once a minute, over all processes and hosts.
+
+    Raises:
+        Refused: it ran less than a minute ago.
+        Unavailable: another sweep was in the way for over a second; the minute is given back.
+    """
+    from outbound.reconciler.table import SWEEPS  # the table is made of this module's sweeps
+
+    started = time.monotonic()
+    before = _take_minute(node, account_id)
+    scope, left, reports, more = Scope(account_id=account_id), ON_DEMAND_BATCHES, [], False
+    try:
+        for sweep in SWEEPS:
+            while True:
+                report = run_once(node, sweep, scope)
+                reports.append(report)
+                left -= 1
+                if report.rows < BATCH or not sweep.repeats or left <= 0:
+                    break
+            more = more or (report.rows >= BATCH and sweep.repeats)
+    except DBAPIError as error:
+        with node.engine.begin() as connection:
+            connection.execute(_GIVE_BACK, {"account": account_id, "before": before})
+        if db.sqlstate(error) in ("55P03", "57014"):
+            raise Unavailable("Another sweep is in the way.", retry_after=1) from error
+        raise
+    return _answer(node, reports, more, started)
+
+
+def _take_minute(node: Node, account_id: UUID) -> Any:
+    # Committed before the sweep, in PostgreSQL: emptying Redis must not reset it.
+    values = {"account": account_id, "every": EVERY_SECONDS}
+    with node.engine.begin() as connection:
+        row = connection.execute(_MAY_RECONCILE, values).first()
+        wait = None if row else connection.execute(_HOW_LONG, values).scalar_one()
+    if row is None:
+        raise Refused("rate_limited", "Reconcile runs once a minute for an account.", status=429,
+                      retry_after=max(1, -int(-wait // 1)))
+    return row.before
+
+
+def _answer(node: Node, reports: list[Report], more: bool, started: float) -> dict[str, Any]:
+    moved = [item for report in reports for item in report.ended]
+    with node.engine.connect() as connection:
+        rows = connection.execute(_COMPLETED, {"ids": [run.run_id for run, _ in moved]}).all()
+    completed = {row.run_id: row.completed for row in rows}
+    listed = [
+        {"run_id": str(run.run_id), "old_status": run.old_status, "new_status": run.new_status,
+         "reason": reason, "completed_jobs": completed.get(run.run_id, 0),
+         "total_leads": run.total_leads}
+        for run, reason in moved
+    ]
+    return {
+        "success": True,
+        "reconciled_count": len(listed),
+        "runs": listed,
+        "redialled": sum(report.redialled for report in reports),
+        "unknown": sum(report.unknown for report in reports),
+        "settled": sum(report.settled for report in reports),
+        "rung": sum(len(report.rings) for report in reports),
+        "more": more,
+        "duration_ms": round((time.monotonic() - started) * 1000),
+    }

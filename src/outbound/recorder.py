@@ -1,0 +1,245 @@
+"""Writes the carrier's answers to our own requests: those of 50 ms, or 100, in one transaction.
+
+Nobody waits for the slowest: a sender hands its answer in and takes the next call.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from outbound import db, logs, policy, recording
+from outbound.carriers.base import Answer, Progress, Verdict
+from outbound.claims import ClaimedCall
+from outbound.node import Node
+from outbound.settling import Settled
+from outbound.states import Evidence, Kind
+
+log = logs.get(__name__)
+
+BATCH = 100
+BATCH_SECONDS = 0.05
+TRY_AGAIN_SECONDS = 0.5
+
+_LOCK_PACES = text("""
+    SELECT account_id, backoff_seconds FROM account_pace
+     WHERE account_id = ANY (CAST(:accounts AS uuid[])) ORDER BY account_id FOR NO KEY UPDATE
+""")
+_KEEP_OFF = text("""
+    UPDATE account_pace
+       SET not_before = greatest(not_before, clock_timestamp() + make_interval(secs => :seconds)),
+           backoff_seconds = :seconds
+     WHERE account_id = :account
+""")
+_EASE = text("UPDATE account_pace SET backoff_seconds = 0 WHERE account_id = :account")
+_OPEN_BREAKER = text("""
+    INSERT INTO breakers AS b (account_id, carrier, opened_at, next_trial_at, last_error)
+    VALUES (:account, :carrier, clock_timestamp(), clock_timestamp() + :after, :error)
+    ON CONFLICT (account_id, carrier) DO UPDATE
+       SET last_error = excluded.last_error, next_trial_at = excluded.next_trial_at
+    RETURNING (xmax = 0) AS is_new
+""")
+_CLOSE_BREAKER = text("DELETE FROM breakers WHERE account_id = :account AND carrier = :carrier")
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One answer; `answer` None means that the call was never sent and is given back."""
+
+    call: ClaimedCall
+    answer: Answer | None
+    reason: str | None = None
+
+
+class Recorder:
+    """The thread that writes answers, and what they say about the account and the carrier."""
+
+    def __init__(self, node: Node, carrier: str) -> None:
+        self._node = node
+        self._carrier = carrier
+        self._queue: queue.SimpleQueue[Answered | None] = queue.SimpleQueue()
+        self._bad_in_a_row: Counter[UUID] = Counter()
+        self._keeping_off: set[UUID] = set()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+        self._thread.start()
+
+    def put(self, answered: Answered) -> None:
+        """Hand in an answer; returns at once."""
+        self._queue.put(answered)
+
+    def close(self, seconds: float) -> bool:
+        """Write what was handed in, then stop; false if that took longer."""
+        self._closing.set()
+        self._queue.put(None)
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        open_ = True
+        while open_:
+            batch, open_ = self._collect()
+            if batch:
+                self._write_until_done(batch)
+
+    def _collect(self) -> tuple[list[Answered], bool]:
+        first = self._queue.get()
+        if first is None:
+            return [], False
+        batch, deadline = [first], time.monotonic() + BATCH_SECONDS
+        while len(batch) < BATCH:
+            try:
+                item = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                break
+            if item is None:
+                return batch, False
+            batch.append(item)
+        return batch, True
+
+    def _write_until_done(self, batch: list[Answered]) -> None:
+        # With the database away there is nothing better to do than to ask again: the guards
+        # make a second writing harmless, and after the lease a sweep calls them unknown.
+        while True:
+            try:
+                self._write(batch)
+            except Exception as error:
+                if not db.is_away(error):
+                    self._write_one_by_one(batch)
+                    return
+                log.warning("record_failed", answers=len(batch), error=type(error).__name__)
+                time.sleep(TRY_AGAIN_SECONDS)
+            else:
+                return
+
+    def _write_one_by_one(self, batch: list[Answered]) -> None:
+        # One answer that cannot be written must not take the others with it. Its lease runs
+        # out, a sweep calls it unknown, and look-ups find it.
+        for item in batch:
+            try:
+                self._write([item])
+            except Exception:
+                log.exception("answer_lost", attempt_id=str(item.call.attempt_id))
+
+    def _write(self, batch: list[Answered]) -> None:
+        bad = self._bad_after(batch)
+
+        def body(connection: Connection) -> tuple[Settled, dict[UUID, float]]:
+            waits = self._note_accounts(connection, batch, bad)
+            evidence = [_evidence(item, waits) for item in batch]
+            return recording.settle_in(connection, self._node, evidence), waits
+
+        settled, waits = db.transaction(self._node.engine, body)
+        self._bad_in_a_row = bad
+        self._keeping_off |= waits.keys()
+        recording.follow_up(self._node, settled)
+        for item in batch:
+            _tell(item)
+
+    def _bad_after(self, batch: list[Answered]) -> Counter[UUID]:
+        bad = Counter(self._bad_in_a_row)
+        for item in batch:
+            if item.answer is None:
+                continue
+            if item.answer.verdict in (Verdict.AMBIGUOUS, Verdict.NEVER_SENT):
+                bad[item.call.account_id] += 1
+            else:
+                bad.pop(item.call.account_id, None)
+        return bad
+
+    def _note_accounts(
+        self, connection: Connection, batch: list[Answered], bad: Counter[UUID]
+    ) -> dict[UUID, float]:
+        """Write what the answers say about their accounts, in the lock order before all else."""
+        opening = _errors_about_us(batch, bad)
+        slowed = {i.call.account_id: i.answer.retry_after for i in batch
+                  if i.answer and i.answer.verdict is Verdict.TRY_LATER}
+        well = {i.call.account_id for i in batch
+                if i.answer and i.answer.verdict in (Verdict.ACCEPTED, Verdict.REFUSED_CALLEE)}
+        closing = {i.call.account_id for i in batch
+                   if i.call.is_trial and i.call.account_id in well} - opening.keys()
+        eased = (well & self._keeping_off) - slowed.keys()
+        accounts = sorted({*opening, *slowed, *closing, *eased})
+        if not accounts:
+            return {}
+        found = connection.execute(_LOCK_PACES, {"accounts": accounts}).all()
+        waits = {row.account_id: policy.next_backoff(row.backoff_seconds, slowed[row.account_id])
+                 for row in found if row.account_id in slowed}
+        for account_id, seconds in waits.items():
+            connection.execute(_KEEP_OFF, {"account": account_id, "seconds": seconds})
+            log.warning("carrier_asks_to_slow_down", account_id=str(account_id), seconds=seconds)
+        for account_id in sorted(eased):
+            connection.execute(_EASE, {"account": account_id})
+            self._keeping_off.discard(account_id)
+        self._set_breakers(connection, opening, closing)
+        return waits
+
+    def _set_breakers(
+        self, connection: Connection, opening: dict[UUID, str], closing: set[UUID]
+    ) -> None:
+        for account_id, error in sorted(opening.items()):
+            values = {"account": account_id, "carrier": self._carrier, "error": error,
+                      "after": policy.BREAKER_TRIAL_AFTER}
+            if connection.execute(_OPEN_BREAKER, values).scalar_one():
+                log.error("breaker_opened", account_id=str(account_id), carrier=self._carrier,
+                          error=error)
+        for account_id in sorted(closing):
+            values = {"account": account_id, "carrier": self._carrier}
+            connection.execute(_CLOSE_BREAKER, values)
+            log.info("breaker_closed", account_id=str(account_id), carrier=self._carrier)
+
+
+def _errors_about_us(batch: list[Answered], bad: Counter[UUID]) -> dict[UUID, str]:
+    found: dict[UUID, str] = {}
+    for item in batch:
+        account_id, answer = item.call.account_id, item.answer
+        if answer is None or answer.verdict in (Verdict.ACCEPTED, Verdict.REFUSED_CALLEE):
+            continue
+        error = answer.error or str(answer.verdict)
+        if answer.verdict is Verdict.REFUSED_US:
+            found[account_id] = error
+        elif bad[account_id] >= policy.BREAKER_AMBIGUOUS:
+            found.setdefault(account_id, f"{bad[account_id]} requests in a row failed: {error}")
+    return found
+
+
+def _evidence(item: Answered, waits: dict[UUID, float]) -> Evidence:
+    call, answer = item.call, item.answer
+    if answer is None:
+        return Evidence(call.attempt_id, Kind.UNSENT, "answer", fence=call.fence, error=item.reason)
+    if answer.verdict is Verdict.ACCEPTED:
+        return Evidence(call.attempt_id, Kind.WORD, "answer", progress=Progress.QUEUED,
+                        carrier_call_id=answer.carrier_call_id)
+    due = policy.NEVER_SENT_DUE
+    if answer.verdict is not Verdict.NEVER_SENT:
+        due = max(policy.RELEASE_DUE, timedelta(seconds=waits.get(call.account_id, 0)))
+    return Evidence(call.attempt_id, _KINDS[answer.verdict], "answer", error=answer.error, due_in=due)
+
+
+_KINDS = {
+    Verdict.REFUSED_CALLEE: Kind.REFUSED_CALLEE,
+    Verdict.REFUSED_US: Kind.NOT_PROCESSED,
+    Verdict.TRY_LATER: Kind.NOT_PROCESSED,
+    Verdict.NEVER_SENT: Kind.NOT_PROCESSED,
+    Verdict.AMBIGUOUS: Kind.AMBIGUOUS,
+}
+
+
+def _tell(item: Answered) -> None:
+    call, answer = item.call, item.answer
+    names = {"account_id": str(call.account_id), "run_id": str(call.run_id),
+             "call_id": str(call.call_id), "attempt_id": str(call.attempt_id),
+             "request_id": call.request_id}
+    if answer is None:
+        log.warning("attempt_released", **names, reason=item.reason)
+    elif answer.verdict is Verdict.ACCEPTED:
+        log.info("call_placed", **names, carrier_call_id=answer.carrier_call_id)
+    else:
+        log.warning("call_not_placed", **names, verdict=str(answer.verdict), error=answer.error)
