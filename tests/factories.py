@@ -44,10 +44,20 @@ def make_run(engine: Engine, account: UUID, phones: Iterable[str] = (), **column
     phones = list(phones)
     run = uuid7()
     values: dict[str, Any] = {
-        "id": run, "account_id": account, "status": "pending", "total_leads": len(phones),
-        "concurrency": 1000, "calls_per_second": 1000.0, "caller_id": CALLER_ID,
-        "twiml": "<Response/>", "ring_timeout": 30, "max_call_duration": 3600, "max_attempts": 1,
-        "retry_delay": 600, "retry_on": ["busy", "no_answer"], "on_unknown": "hold",
+        "id": run,
+        "account_id": account,
+        "status": "pending",
+        "total_leads": len(phones),
+        "concurrency": 1000,
+        "calls_per_second": 1000.0,
+        "caller_id": CALLER_ID,
+        "twiml": "<Response/>",
+        "ring_timeout": 30,
+        "max_call_duration": 3600,
+        "max_attempts": 1,
+        "retry_delay": 600,
+        "retry_on": ["busy", "no_answer"],
+        "on_unknown": "hold",
         "body_hash": run.bytes,
     }
     with engine.begin() as connection:
@@ -74,8 +84,9 @@ def record(node: Node, attempt: UUID, kind: Kind, **known: Any) -> Settled:
 
 def say(node: Node, attempt: UUID, progress: Progress, sid: str, **known: Any) -> Settled:
     """The carrier's callback."""
-    return record(node, attempt, Kind.WORD, source="callback", progress=progress,
-                  carrier_call_id=sid, **known)
+    return record(
+        node, attempt, Kind.WORD, source="callback", progress=progress, carrier_call_id=sid, **known
+    )
 
 
 def rows(engine: Engine, statement: str, **values: Any) -> list[Any]:
@@ -117,8 +128,9 @@ def counted_from_rows(engine: Engine, run: UUID) -> dict[str, int]:
     counted = dict.fromkeys(models.COUNTERS, 0)
     with engine.connect() as connection:
         found = connection.execute(
-            select(models.calls.c.state, models.calls.c.outcome, models.calls.c.attempts)
-            .where(models.calls.c.run_id == run)
+            select(models.calls.c.state, models.calls.c.outcome, models.calls.c.attempts).where(
+                models.calls.c.run_id == run
+            )
         ).all()
     for row in found:
         counted[CallState(row.state).counter] += 1

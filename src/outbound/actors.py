@@ -38,16 +38,19 @@ def register(broker: BellBroker, node: Node, carrier: Carrier, dialer: Dialer) -
         )
 
 
-def _receiver(
-    name: str, body: Callable[[UUID], int], broker: BellBroker
-) -> Callable[[str], None]:
+def _receiver(name: str, body: Callable[[UUID], int], broker: BellBroker) -> Callable[[str], None]:
     def receive(account: str) -> None:
         structlog.contextvars.clear_contextvars()
         broker.client.delete(doorbell.ring_key(name, account))
         started = time.monotonic()
         done = body(UUID(account))
         write = log.info if done else log.debug
-        write("batch_done", actor=name, account_id=account, done=done,
-              duration_ms=round((time.monotonic() - started) * 1000))
+        write(
+            "batch_done",
+            actor=name,
+            account_id=account,
+            done=done,
+            duration_ms=round((time.monotonic() - started) * 1000),
+        )
 
     return receive

@@ -11,6 +11,7 @@ from typing import Any
 
 import redis
 from dramatiq.brokers.redis import RedisBroker, _RedisConsumer
+from dramatiq.errors import BrokerError
 from dramatiq.middleware import Middleware
 
 from outbound import doorbell, logs
@@ -39,13 +40,8 @@ class _BellConsumer(_RedisConsumer):  # type: ignore[misc]
                 # What follows finds the message, or sleeps for its shortest backoff.
                 self.misses = 0
             return super().__next__()
-        except (redis.RedisError, OSError) as error:
-            log.warning("redis_away", error=type(error).__name__)
-            time.sleep(PAUSE_SECONDS)
-            return None
-        except Exception as error:
-            # Dramatiq wraps a lost connection in its own error and would rebuild the consumer
-            # after three seconds.
+        except (redis.RedisError, OSError, BrokerError) as error:
+            # Raised on, it would rebuild this consumer only after three seconds.
             log.warning("redis_away", error=type(error).__name__)
             time.sleep(PAUSE_SECONDS)
             return None
@@ -61,7 +57,7 @@ class _BellConsumer(_RedisConsumer):  # type: ignore[misc]
         # Dramatiq would block this worker thread until Redis is back.
         try:
             verb(message)
-        except Exception as error:
+        except (redis.RedisError, OSError, BrokerError) as error:
             log.warning("ack_lost", error=type(error).__name__)
 
 
@@ -90,8 +86,12 @@ class BatchLog(Middleware):  # type: ignore[misc]
         """Tell of an actor that raised."""
         del result
         if exception is not None:
-            log.warning("batch_failed", actor=message.actor_name, account_id=message.args[0],
-                        error=type(exception).__name__)
+            log.warning(
+                "batch_failed",
+                actor=message.actor_name,
+                account_id=message.args[0],
+                error=type(exception).__name__,
+            )
 
 
 def build(settings: Settings) -> BellBroker:

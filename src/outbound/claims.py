@@ -255,10 +255,14 @@ def _was_committed(engine: Engine, xid: str) -> bool:
 
 def _in_transaction(connection: Connection, one: _Pass, started: float) -> Claim:
     one.xid = connection.execute(_LOCK_PACE, {"account": one.account_id}).scalar()
-    limits = connection.execute(
-        _LIMITS,
-        {"account": one.account_id, "carrier": one.carrier, "look_ahead": policy.LOOK_AHEAD},
-    ).mappings().first()
+    limits = (
+        connection.execute(
+            _LIMITS,
+            {"account": one.account_id, "carrier": one.carrier, "look_ahead": policy.LOOK_AHEAD},
+        )
+        .mappings()
+        .first()
+    )
     if limits is None:
         return Claim()
     times, nexts = _room(limits, one.most)
@@ -271,14 +275,22 @@ def _in_transaction(connection: Connection, one: _Pass, started: float) -> Claim
         )
     connection.execute(_LOCK_RUN, {"run": limits["run_id"]})
     fence = connection.execute(_FENCE).scalar_one()
-    found = connection.execute(_CLAIM, _claim_values(one, limits, fence, len(times))).mappings().all()
+    found = (
+        connection.execute(_CLAIM, _claim_values(one, limits, fence, len(times))).mappings().all()
+    )
     claimed = found[0]["claimed"]
     # Send times that no call took are given back, else a run of held phones would starve.
-    times, nexts = _room(limits, claimed) if claimed else ([], _nexts(limits))
+    times, nexts = _room(limits, claimed)
     connection.execute(
         _MARK_SERVED,
-        {"now": limits["now"], "account": one.account_id, "run": limits["run_id"],
-         "account_next": nexts[0], "run_next": nexts[1], "claimed": claimed > 0},
+        {
+            "now": limits["now"],
+            "account": one.account_id,
+            "run": limits["run_id"],
+            "account_next": nexts[0],
+            "run_next": nexts[1],
+            "claimed": claimed > 0,
+        },
     )
     _count(connection, limits["run_id"], claimed, one.node.shard)
     calls = _calls(one, limits, found, fence, times, started) if claimed else ()
@@ -287,11 +299,7 @@ def _in_transaction(connection: Connection, one: _Pass, started: float) -> Claim
     return Claim(calls, aside, limits["now"])
 
 
-def _nexts(limits: RowMapping) -> list[datetime | None]:
-    return [limits["account_next"], limits["run_next"]]
-
-
-def _room(limits: RowMapping, most: int) -> tuple[list[datetime], list[datetime]]:
+def _room(limits: RowMapping, most: int) -> tuple[list[datetime], list[datetime | None]]:
     """Plan send times for as many calls as every limit leaves room for."""
     now = limits["now"]
     free = min(
@@ -300,9 +308,9 @@ def _room(limits: RowMapping, most: int) -> tuple[list[datetime], list[datetime]
         (limits["concurrency"] or 0) - (limits["run_live"] or 0),
     )
     if limits["run_id"] is None or limits["stopped"] or free <= 0:
-        return [], []
+        return [], _nexts(limits)
     if limits["not_before"] and limits["not_before"] > now:
-        return [], []
+        return [], _nexts(limits)
     if limits["next_trial_at"]:
         free = 1 if limits["next_trial_at"] <= now else 0
     paces = [
@@ -310,6 +318,10 @@ def _room(limits: RowMapping, most: int) -> tuple[list[datetime], list[datetime]
         (limits["run_next"], limits["run_rate"]),
     ]
     return policy.send_times(now, paces, free)
+
+
+def _nexts(limits: RowMapping) -> list[datetime | None]:
+    return [limits["account_next"], limits["run_next"]]
 
 
 def _claim_values(one: _Pass, limits: RowMapping, fence: int, n: int) -> dict[str, Any]:
@@ -366,11 +378,22 @@ def _calls(
 def _tell(one: _Pass, limits: RowMapping, fence: int, claimed: int, found: RowMapping) -> None:
     names = {"account_id": str(one.account_id), "run_id": str(limits["run_id"])}
     if claimed:
-        log.info("calls_claimed", **names, lock_acquired=True, claimed=claimed, fence=fence,
-                 request_id=limits["request_id"])
+        log.info(
+            "calls_claimed",
+            **names,
+            lock_acquired=True,
+            claimed=claimed,
+            fence=fence,
+            request_id=limits["request_id"],
+        )
     if found["held"] or found["recent"]:
-        log.info("calls_moved_aside", **names, dedup_conflict=True, phone=found["held"],
-                 recent_call=found["recent"])
+        log.info(
+            "calls_moved_aside",
+            **names,
+            dedup_conflict=True,
+            phone=found["held"],
+            recent_call=found["recent"],
+        )
 
 
 def seconds_until_due(connection: Connection, account_id: UUID, since: datetime) -> float | None:

@@ -109,7 +109,9 @@ class Dialer:
             ring_timeout=call.ring_timeout,
             max_call_duration=call.max_call_duration,
             twiml=fill_twiml(call.twiml, call.variables) if call.twiml else None,
-            answer_url=fill_answer_url(call.answer_url, call.variables) if call.answer_url else None,
+            answer_url=fill_answer_url(call.answer_url, call.variables)
+            if call.answer_url
+            else None,
         )
 
     def close(self, seconds: float) -> bool:

@@ -49,8 +49,12 @@ _TAKE_STRAYS = text("""
 
 def hang_up_due(node: Node, carrier: Carrier, account_id: UUID) -> int:
     """Ask the carrier to end what of this account is due to be ended; returns how many."""
-    values = {"account": account_id, "most": policy.MAX_HANG_UPS, "limit": AT_ONCE,
-              "every": policy.HANG_UP_EVERY}
+    values = {
+        "account": account_id,
+        "most": policy.MAX_HANG_UPS,
+        "limit": AT_ONCE,
+        "every": policy.HANG_UP_EVERY,
+    }
     due = db.transaction(
         node.engine,
         lambda connection: [
@@ -65,8 +69,12 @@ def hang_up_due(node: Node, carrier: Carrier, account_id: UUID) -> int:
 
 
 def _ask(carrier: Carrier, account_id: UUID, row: dict[str, Any]) -> None:
-    names = {"account_id": str(account_id), "attempt_id": str(row["attempt_id"]),
-             "carrier_call_id": row["carrier_call_id"], "tried": row["hang_ups"]}
+    names = {
+        "account_id": str(account_id),
+        "attempt_id": str(row["attempt_id"]),
+        "carrier_call_id": row["carrier_call_id"],
+        "tried": row["hang_ups"],
+    }
     try:
         carrier.hang_up(row["carrier_call_id"])
     except CarrierUnavailable as error:

@@ -11,7 +11,7 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping
-from typing import Any, cast
+from typing import Any
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -22,8 +22,10 @@ PHONE = re.compile(r"(?<![\w.:-])(\+?\d{5,13})(\d{2})(?![\w:-])(?!\.\d)")
 SECRET_NAMES = re.compile(r"(authorization|token|secret|password|signature|api_key)", re.IGNORECASE)
 SECRETS = re.compile(r"(ob_[A-Za-z0-9_-]{4})[A-Za-z0-9_-]+|(://[^:/@\s]*:)[^@\s]+(?=@)")
 PLAIN = frozenset(
-    ("timestamp", "level", "event", "worker_id", "consumer_source", "account_id", "run_id")
-    + ("call_id", "attempt_id", "carrier_call_id", "request_id", "fence", "epoch", "pid", "port")
+    (
+        *("timestamp", "level", "event", "worker_id", "consumer_source", "account_id", "run_id"),
+        *("call_id", "attempt_id", "carrier_call_id", "request_id", "fence", "epoch", "port"),
+    )
 )
 
 _process: dict[str, Any] = {}
@@ -31,7 +33,7 @@ _process: dict[str, Any] = {}
 
 def get(name: str) -> structlog.stdlib.BoundLogger:
     """Return a module's logger."""
-    return cast("structlog.stdlib.BoundLogger", structlog.stdlib.get_logger(name))
+    return structlog.stdlib.get_logger(name)
 
 
 def set_up(settings: Settings, consumer_source: str) -> None:
@@ -113,7 +115,7 @@ _format_exception = structlog.processors.ExceptionRenderer(
 
 
 def _traceback(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
-    return cast("EventDict", _format_exception(logger, name, event))
+    return _format_exception(logger, name, event)
 
 
 def _redact(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -46,7 +46,7 @@ def send_times(
     now: datetime,
     paces: list[tuple[datetime | None, float]],
     most: int,
-) -> tuple[list[datetime], list[datetime]]:
+) -> tuple[list[datetime], list[datetime | None]]:
     """Plan send times that keep every pace at once (GCRA, one call at a time).
 
     Args:
@@ -57,11 +57,11 @@ def send_times(
     Returns:
         The send times within LOOK_AHEAD, and each pace's next free time after them.
     """
-    nexts = [start or now for start, _ in paces]
+    nexts: list[datetime | None] = [start for start, _ in paces]
     steps = [timedelta(seconds=1 / rate) for _, rate in paces]
     times: list[datetime] = []
     while len(times) < most:
-        at = max(now - PACE_SLACK, *nexts)
+        at = max([now - PACE_SLACK, *(start or now for start in nexts)])
         if at > now + LOOK_AHEAD:
             break
         times.append(max(at, now))

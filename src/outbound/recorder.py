@@ -110,7 +110,7 @@ class Recorder:
         while True:
             try:
                 self._write(batch)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, the answers go on
                 if not db.is_away(error):
                     self._write_one_by_one(batch)
                     return
@@ -159,19 +159,29 @@ class Recorder:
     ) -> dict[UUID, float]:
         """Write what the answers say about their accounts, in the lock order before all else."""
         opening = _errors_about_us(batch, bad)
-        slowed = {i.call.account_id: i.answer.retry_after for i in batch
-                  if i.answer and i.answer.verdict is Verdict.TRY_LATER}
-        well = {i.call.account_id for i in batch
-                if i.answer and i.answer.verdict in (Verdict.ACCEPTED, Verdict.REFUSED_CALLEE)}
-        closing = {i.call.account_id for i in batch
-                   if i.call.is_trial and i.call.account_id in well} - opening.keys()
+        slowed = {
+            i.call.account_id: i.answer.retry_after
+            for i in batch
+            if i.answer and i.answer.verdict is Verdict.TRY_LATER
+        }
+        well = {
+            i.call.account_id
+            for i in batch
+            if i.answer and i.answer.verdict in (Verdict.ACCEPTED, Verdict.REFUSED_CALLEE)
+        }
+        closing = {
+            i.call.account_id for i in batch if i.call.is_trial and i.call.account_id in well
+        } - opening.keys()
         eased = (well & self._keeping_off) - slowed.keys()
         accounts = sorted({*opening, *slowed, *closing, *eased})
         if not accounts:
             return {}
         found = connection.execute(_LOCK_PACES, {"accounts": accounts}).all()
-        waits = {row.account_id: policy.next_backoff(row.backoff_seconds, slowed[row.account_id])
-                 for row in found if row.account_id in slowed}
+        waits = {
+            row.account_id: policy.next_backoff(row.backoff_seconds, slowed[row.account_id])
+            for row in found
+            if row.account_id in slowed
+        }
         for account_id, seconds in waits.items():
             connection.execute(_KEEP_OFF, {"account": account_id, "seconds": seconds})
             log.warning("carrier_asks_to_slow_down", account_id=str(account_id), seconds=seconds)
@@ -185,11 +195,16 @@ class Recorder:
         self, connection: Connection, opening: dict[UUID, str], closing: set[UUID]
     ) -> None:
         for account_id, error in sorted(opening.items()):
-            values = {"account": account_id, "carrier": self._carrier, "error": error,
-                      "after": policy.BREAKER_TRIAL_AFTER}
+            values = {
+                "account": account_id,
+                "carrier": self._carrier,
+                "error": error,
+                "after": policy.BREAKER_TRIAL_AFTER,
+            }
             if connection.execute(_OPEN_BREAKER, values).scalar_one():
-                log.error("breaker_opened", account_id=str(account_id), carrier=self._carrier,
-                          error=error)
+                log.error(
+                    "breaker_opened", account_id=str(account_id), carrier=self._carrier, error=error
+                )
         for account_id in sorted(closing):
             values = {"account": account_id, "carrier": self._carrier}
             connection.execute(_CLOSE_BREAKER, values)
@@ -215,12 +230,19 @@ def _evidence(item: Answered, waits: dict[UUID, float]) -> Evidence:
     if answer is None:
         return Evidence(call.attempt_id, Kind.UNSENT, "answer", fence=call.fence, error=item.reason)
     if answer.verdict is Verdict.ACCEPTED:
-        return Evidence(call.attempt_id, Kind.WORD, "answer", progress=Progress.QUEUED,
-                        carrier_call_id=answer.carrier_call_id)
+        return Evidence(
+            call.attempt_id,
+            Kind.WORD,
+            "answer",
+            progress=Progress.QUEUED,
+            carrier_call_id=answer.carrier_call_id,
+        )
     due = policy.NEVER_SENT_DUE
     if answer.verdict is not Verdict.NEVER_SENT:
         due = max(policy.RELEASE_DUE, timedelta(seconds=waits.get(call.account_id, 0)))
-    return Evidence(call.attempt_id, _KINDS[answer.verdict], "answer", error=answer.error, due_in=due)
+    return Evidence(
+        call.attempt_id, _KINDS[answer.verdict], "answer", error=answer.error, due_in=due
+    )
 
 
 _KINDS = {
@@ -234,9 +256,13 @@ _KINDS = {
 
 def _tell(item: Answered) -> None:
     call, answer = item.call, item.answer
-    names = {"account_id": str(call.account_id), "run_id": str(call.run_id),
-             "call_id": str(call.call_id), "attempt_id": str(call.attempt_id),
-             "request_id": call.request_id}
+    names = {
+        "account_id": str(call.account_id),
+        "run_id": str(call.run_id),
+        "call_id": str(call.call_id),
+        "attempt_id": str(call.attempt_id),
+        "request_id": call.request_id,
+    }
     if answer is None:
         log.warning("attempt_released", **names, reason=item.reason)
     elif answer.verdict is Verdict.ACCEPTED:

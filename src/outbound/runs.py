@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -161,8 +162,7 @@ def resume(node: Node, account_id: UUID, run_id: UUID, who: Caller) -> None:
 def cancel(node: Node, account_id: UUID, run_id: UUID, who: Caller, *, hang_up: bool) -> None:
     """End a run: nothing more is claimed, at once; a worker ends its queued calls.
 
-    Args:
-        hang_up: also ask the carrier to end the run's calls that are ringing or talking.
+    With `hang_up` the carrier is asked to end the run's calls that are ringing or talking, too.
 
     Raises:
         Refused: there is no such run, or it ended otherwise.
@@ -178,7 +178,9 @@ def cancel(node: Node, account_id: UUID, run_id: UUID, who: Caller, *, hang_up: 
             _event(connection, node, account_id, run_id, "run_cancel_requested", who)
 
     _change(node, account_id, run_id, change)
-    log.info("run_cancel_requested", account_id=str(account_id), run_id=str(run_id), hang_up=hang_up)
+    log.info(
+        "run_cancel_requested", account_id=str(account_id), run_id=str(run_id), hang_up=hang_up
+    )
     node.doorbell.ring(account_id)
     if hang_up:
         node.doorbell.ring(account_id, doorbell.HANG_UP)
@@ -213,8 +215,15 @@ def _set_status(connection: Connection, run_id: UUID, status: RunStatus) -> None
 def _event(
     connection: Connection, node: Node, account_id: UUID, run_id: UUID, event: str, who: Caller
 ) -> None:
-    row = {"account_id": account_id, "run_id": run_id, "event": event, "source": node.source,
-           "worker_id": node.worker_id, "actor": str(who.key_id), "request_id": who.request_id}
+    row = {
+        "account_id": account_id,
+        "run_id": run_id,
+        "event": event,
+        "source": node.source,
+        "worker_id": node.worker_id,
+        "actor": str(who.key_id),
+        "request_id": who.request_id,
+    }
     settling.write_events(connection, [row])
 
 
@@ -236,7 +245,7 @@ def end_queued(node: Node, account_id: UUID) -> int:
     with node.engine.connect() as connection:
         runs = connection.execute(_FOR_ENDING, {"account": account_id}).scalars().all()
     for run_id in runs:
-        while ended := db.transaction(node.engine, lambda c, run=run_id: _end_some(c, node, run)):
+        while ended := db.transaction(node.engine, partial(_end_some, node, run_id)):
             total += ended
             if ended < END_AT_ONCE:
                 break
@@ -246,7 +255,7 @@ def end_queued(node: Node, account_id: UUID) -> int:
     return total
 
 
-def _end_some(connection: Connection, node: Node, run_id: UUID) -> int:
+def _end_some(node: Node, run_id: UUID, connection: Connection) -> int:
     connection.execute(settling.LOCK_RUNS, {"ids": [run_id]})
     run = connection.execute(_READ_RUN, {"run": run_id}).mappings().one()
     if run["ended_at"]:
@@ -286,12 +295,29 @@ def advance_in(connection: Connection, node: Node, run_ids: set[UUID]) -> list[E
     ]
     settling.write_events(connection, [_ended_event(node, run) for run in ended])
     for run in ended:
-        log.info(f"run_{run.new_status}", account_id=str(run.account_id), run_id=str(run.run_id),
-                 old_status=run.old_status, total_leads=run.total_leads)
+        log.info(
+            _EVENT_OF[run.new_status],
+            account_id=str(run.account_id),
+            run_id=str(run.run_id),
+            old_status=run.old_status,
+            total_leads=run.total_leads,
+        )
     return ended
 
 
+_EVENT_OF = {
+    "completed": "run_completed",
+    "cancelled": "run_cancelled",
+    "expired": "run_expired",
+}
+
+
 def _ended_event(node: Node, run: EndedRun) -> dict[str, Any]:
-    return {"account_id": run.account_id, "run_id": run.run_id, "event": f"run_{run.new_status}",
-            "source": node.source, "worker_id": node.worker_id,
-            "details": {"from": run.old_status}}
+    return {
+        "account_id": run.account_id,
+        "run_id": run.run_id,
+        "event": _EVENT_OF[run.new_status],
+        "source": node.source,
+        "worker_id": node.worker_id,
+        "details": {"from": run.old_status},
+    }

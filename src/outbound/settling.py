@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -224,7 +224,7 @@ class _Batch:
         self.reopen: set[UUID] = set()
         self.rows: dict[UUID, _Row] = {}
         self.calls: dict[int, Call] = {}
-        self.now = datetime.min
+        self.now = datetime.min.replace(tzinfo=UTC)
         self._lock_and_read(evidence)
         self.old_attempts = {row.attempt.id: row.attempt for row in self.rows.values()}
         self.old_calls = dict(self.calls)

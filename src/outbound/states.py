@@ -16,10 +16,10 @@ absorbs: nothing changes the attempt afterwards. A decision stands only until th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
 from uuid import UUID
 
 from outbound import policy
@@ -369,7 +369,7 @@ def _decide(attempt: Attempt, evidence: Evidence, now: datetime) -> Move:
     return Move(_release(decided, now, attempt.error), requeue_in=timedelta(0))
 
 
-_NOT_WORDS: dict[Kind, Any] = {
+_NOT_WORDS: dict[Kind, Callable[[Attempt, Evidence, datetime], Move]] = {
     Kind.REFUSED_CALLEE: _refused_callee,
     Kind.NOT_PROCESSED: _not_processed,
     Kind.AMBIGUOUS: _ambiguous,

@@ -101,7 +101,9 @@ def look_up_due(node: Node, carrier: Carrier, account_id: UUID) -> int:
         return 0
     found = _Found()
     with ThreadPoolExecutor(THREADS) as pool:
-        for row, evidence in zip(rows, pool.map(lambda r: _ask(node, carrier, r), rows), strict=True):
+        for row, evidence in zip(
+            rows, pool.map(lambda r: _ask(node, carrier, r), rows), strict=True
+        ):
             _sort_in(found, row, evidence)
     _write(node, found)
     return len(rows)
@@ -162,7 +164,9 @@ def _fits(call: CarrierCall, row: dict[str, Any]) -> bool:
     if not call.placed_by_api or (call.to, call.caller_id) != (row["phone"], row["caller_id"]):
         return False
     after = row["claimed_at"] - MATCH_BEFORE
-    return call.created_at is not None and after <= call.created_at <= row["claimed_at"] + MATCH_AFTER
+    return (
+        call.created_at is not None and after <= call.created_at <= row["claimed_at"] + MATCH_AFTER
+    )
 
 
 def _without_owner(node: Node, carrier: Carrier, calls: list[CarrierCall]) -> list[CarrierCall]:
@@ -214,8 +218,12 @@ def _write(node: Node, found: _Found) -> None:
     db.transaction(node.engine, body)
     if found.evidence:
         recording.record(node, found.evidence)
-    log.info("looked_up", found=len(found.evidence), nothing=len(found.nothing),
-             failing=len(found.failing))
+    log.info(
+        "looked_up",
+        found=len(found.evidence),
+        nothing=len(found.nothing),
+        failing=len(found.failing),
+    )
 
 
 def resolve(
@@ -242,7 +250,9 @@ def resolve(
     if row is None:
         raise not_found("call")
     if row["call_state"] != CallState.UNKNOWN or row["id"] is None:
-        raise Refused("not_unknown", f"The call is {row['call_state']}; there is nothing to decide.")
+        raise Refused(
+            "not_unknown", f"The call is {row['call_state']}; there is nothing to decide."
+        )
     if decision is Decision.NOT_PLACED and row["carrier_call_id"]:
         raise Refused("carrier_has_call", "The carrier has this call; it cannot be not_placed.")
     if decision is not Decision.PLACED and row["is_young"] and not force:
@@ -290,8 +300,13 @@ def resolve_all(
         Refused: there is no such run.
     """
     decided, after = 0, UUID(int=0)
-    values = {"run": run_id, "account": account_id, "young": YOUNG, "force": force,
-              "decision": str(decision)}
+    values = {
+        "run": run_id,
+        "account": account_id,
+        "young": YOUNG,
+        "force": force,
+        "decision": str(decision),
+    }
     with node.engine.connect() as connection:
         if not connection.execute(_RUN_EXISTS, values).scalar():
             raise not_found("run")

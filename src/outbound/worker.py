@@ -41,8 +41,12 @@ def serve(settings: Settings) -> None:
     # Prefetched doorbells that a busy process cannot answer are kept from those that can.
     worker.queue_prefetch = settings.worker_threads
     worker.start()
-    log.info("WORKER_START", carrier=carrier.name, senders=settings.senders,
-             threads=settings.worker_threads)
+    log.info(
+        "WORKER_START",
+        carrier=carrier.name,
+        senders=settings.senders,
+        threads=settings.worker_threads,
+    )
     stop.wait()
     _shut_down(settings, worker, dialer)
 

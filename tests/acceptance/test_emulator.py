@@ -640,11 +640,14 @@ def test_callbacks_are_delayed(carrier, receiver):
 
 def test_callbacks_are_reordered(carrier, receiver):
     carrier.set_faults(callbacks_reordered=100)
+    receiver.answers = [500]
     call = carrier.call(
-        status_callback=f"{receiver.address}/cb", status_callback_event=["answered", "completed"]
+        status_callback=f"{receiver.address}/cb#rc=5&rp=all",
+        status_callback_event=["answered", "completed"],
     )
-    until(lambda: len(receiver.of(call)) == 2)
-    assert receiver.statuses_of(call) == ["completed", "in-progress"]
+    until(lambda: len(receiver.of(call)) == 3)
+    # The earlier one even waits until the later one has been taken, at its second try.
+    assert receiver.statuses_of(call) == ["completed", "completed", "in-progress"]
     assert hits(carrier, "callbacks_reordered")
 
 

@@ -5,8 +5,20 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from factories import (
-    attempt_of, call_of, claim, counted_from_rows, counters_of, do, make_account, make_run, one,
-    phone, record, rows, run_of, say,
+    attempt_of,
+    call_of,
+    claim,
+    counted_from_rows,
+    counters_of,
+    do,
+    make_account,
+    make_run,
+    one,
+    phone,
+    record,
+    rows,
+    run_of,
+    say,
 )
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
@@ -151,8 +163,11 @@ def test_a_phone_that_another_run_called_lately_waits(node, engine):
 
     assert claim(node, account) == ()
 
-    waiting = one(engine, "SELECT *, next_attempt_at - clock_timestamp() AS wait FROM calls"
-                          " WHERE run_id = :run", run=second)
+    waiting = one(
+        engine,
+        "SELECT *, next_attempt_at - clock_timestamp() AS wait FROM calls WHERE run_id = :run",
+        run=second,
+    )
     assert waiting["waiting_for"] == "recent_call"
     assert 3500 < waiting["wait"].total_seconds() < 3600
 
@@ -192,10 +207,16 @@ def test_two_runs_of_an_account_take_turns(node, engine):
     assert sorted(served) == sorted([first, second] * 2)
 
 
-@pytest.mark.parametrize("state", [
-    "status = 'paused'", "status = 'scheduled'", "cancel_requested = true",
-    "expires_at = clock_timestamp() - interval '1 s'", "ended_at = clock_timestamp()",
-])
+@pytest.mark.parametrize(
+    "state",
+    [
+        "status = 'paused'",
+        "status = 'scheduled'",
+        "cancel_requested = true",
+        "expires_at = clock_timestamp() - interval '1 s'",
+        "ended_at = clock_timestamp()",
+    ],
+)
 def test_nothing_is_claimed_from_a_run_that_may_not_dial(node, engine, state):
     account = make_account(engine)
     make_run(engine, account, phones(1))
@@ -203,9 +224,13 @@ def test_nothing_is_claimed_from_a_run_that_may_not_dial(node, engine, state):
     assert claim(node, account) == ()
 
 
-@pytest.mark.parametrize("state", [
-    "stopped = true", "not_before = clock_timestamp() + interval '1 minute'",
-])
+@pytest.mark.parametrize(
+    "state",
+    [
+        "stopped = true",
+        "not_before = clock_timestamp() + interval '1 minute'",
+    ],
+)
 def test_nothing_is_claimed_for_an_account_that_may_not_dial(node, engine, state):
     account = make_account(engine)
     make_run(engine, account, phones(1))
@@ -216,8 +241,11 @@ def test_nothing_is_claimed_for_an_account_that_may_not_dial(node, engine, state
 def test_an_open_breaker_lets_one_trial_call_through_when_it_is_due(node, engine):
     account = make_account(engine)
     make_run(engine, account, phones(5))
-    do(engine, "INSERT INTO breakers VALUES (:a, 'twilio', now(), now() + interval '1 minute', 'x')",
-       a=account)
+    do(
+        engine,
+        "INSERT INTO breakers VALUES (:a, 'twilio', now(), now() + interval '1 minute', 'x')",
+        a=account,
+    )
     assert claim(node, account) == ()
     do(engine, "UPDATE breakers SET next_trial_at = now()")
     (trial,) = claim(node, account)
@@ -240,11 +268,13 @@ def test_one_number_of_a_call_can_be_dialled_once(node, engine):
     account = make_account(engine)
     make_run(engine, account, phones(1))
     claim(node, account)
-    copy = ("INSERT INTO attempts (id, call_id, run_id, account_id, number, phone, caller_id,"
-            " carrier, state, phone_held, fence, worker_id, lease_until, claimed_at, occupies_until)"
-            " SELECT gen_random_uuid(), call_id, run_id, account_id, number, phone, caller_id,"
-            " carrier, state, :held, fence, worker_id, lease_until, claimed_at, occupies_until"
-            " FROM attempts")
+    copy = (
+        "INSERT INTO attempts (id, call_id, run_id, account_id, number, phone, caller_id,"
+        " carrier, state, phone_held, fence, worker_id, lease_until, claimed_at, occupies_until)"
+        " SELECT gen_random_uuid(), call_id, run_id, account_id, number, phone, caller_id,"
+        " carrier, state, :held, fence, worker_id, lease_until, claimed_at, occupies_until"
+        " FROM attempts"
+    )
     with pytest.raises(IntegrityError, match="attempts_call_id_number_key"):
         do(engine, copy, held=False)
     with pytest.raises(IntegrityError, match="attempts_one_held_phone|call_id_number"):

@@ -5,8 +5,20 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from factories import (
-    attempt_of, call_of, claim, counted_from_rows, counters_of, do, make_account, make_run, one,
-    phone, record, rows, run_of, say,
+    attempt_of,
+    call_of,
+    claim,
+    counted_from_rows,
+    counters_of,
+    do,
+    make_account,
+    make_run,
+    one,
+    phone,
+    record,
+    rows,
+    run_of,
+    say,
 )
 
 from outbound import recording, runs
@@ -30,8 +42,15 @@ def state_of(engine, call):
 
 
 def decide(node, call, decision, outcome=None):
-    return record(node, call.attempt_id, Kind.DECISION, source="operator", decision=decision,
-                  outcome=outcome, by="somebody")
+    return record(
+        node,
+        call.attempt_id,
+        Kind.DECISION,
+        source="operator",
+        decision=decision,
+        outcome=outcome,
+        by="somebody",
+    )
 
 
 def test_a_call_lives_through_ringing_and_answer_to_its_outcome(node, engine, account):
@@ -202,12 +221,25 @@ def test_a_carrier_id_that_another_attempt_has_is_a_conflict_and_dropped(node, e
     make_run(engine, account, [phone(1), phone(2)])
     first, second = claim(node, account)
     say(node, first.attempt_id, Progress.RINGING, "CA1")
-    settled = recording.record(node, [
-        Evidence(second.attempt_id, Kind.WORD, "callback", carrier_call_id="CA1",
-                 progress=Progress.ANSWERED),
-        Evidence(first.attempt_id, Kind.WORD, "callback", carrier_call_id="CA1",
-                 progress=Progress.ANSWERED),
-    ])
+    settled = recording.record(
+        node,
+        [
+            Evidence(
+                second.attempt_id,
+                Kind.WORD,
+                "callback",
+                carrier_call_id="CA1",
+                progress=Progress.ANSWERED,
+            ),
+            Evidence(
+                first.attempt_id,
+                Kind.WORD,
+                "callback",
+                carrier_call_id="CA1",
+                progress=Progress.ANSWERED,
+            ),
+        ],
+    )
     assert set(settled.moved) == {first.attempt_id}
     assert attempt_of(engine, second.attempt_id)["state"] == "sending"
 
@@ -233,8 +265,9 @@ def test_a_run_is_not_completed_while_a_transaction_that_queues_its_call_is_open
     # A retry holds the run's lock. In one UPDATE with NOT EXISTS, the waiting completion would
     # re-check the row but not the sub-query, and complete a run that has a queued call.
     run, call = one_claimed(node, engine, account, max_attempts=2)
-    busy = Evidence(call.attempt_id, Kind.WORD, "callback", carrier_call_id="CA1",
-                    progress=Progress.BUSY)
+    busy = Evidence(
+        call.attempt_id, Kind.WORD, "callback", carrier_call_id="CA1", progress=Progress.BUSY
+    )
     with engine.connect() as retry:
         transaction = retry.begin()
         recording.settle_in(retry, node, [busy])
@@ -270,8 +303,13 @@ def test_the_counters_add_up_while_everything_moves_at_once(node, engine, accoun
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(work, range(6)))
     assert counters_of(engine, run) == counted_from_rows(engine, run)
-    assert sum(counters_of(engine, run)[n] for n in
-               ("queued", "in_progress", "completed", "failed", "cancelled", "unknown")) == 60
+    assert (
+        sum(
+            counters_of(engine, run)[n]
+            for n in ("queued", "in_progress", "completed", "failed", "cancelled", "unknown")
+        )
+        == 60
+    )
 
 
 class TestDecisions:

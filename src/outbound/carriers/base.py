@@ -139,7 +139,7 @@ class Carrier(Protocol):
     """Stable; stored with each attempt and part of the callback URL."""
 
     def place(self, request: PlaceRequest) -> Answer:
-        """Ask the carrier to call. Exactly one request may leave this machine, within the timeout.
+        """Ask the carrier to call: exactly one request may leave this machine, within its time.
 
         An exception counts as AMBIGUOUS.
         """
@@ -154,7 +154,7 @@ class Carrier(Protocol):
         """Read which attempt id this call's callbacks carry. Raises CarrierUnavailable."""
 
     def hang_up(self, carrier_call_id: str) -> None:
-        """End a call, ringing or talking; one that is over is no error. Raises CarrierUnavailable."""
+        """End a call; one that is over is no error. Raises CarrierUnavailable."""
 
     def read_callback(self, *, url: str, headers: Mapping[str, str], body: bytes) -> Callback:
         """Verify and read a callback that came to `url` (headers in lower case).

@@ -14,7 +14,7 @@ from types import FrameType
 from uuid import uuid4
 
 import redis
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from outbound import db, doorbell, logs, node
@@ -35,7 +35,10 @@ TICK = 1.0
 READ_SECONDS = 1.0
 POLL = 0.1
 
-_RENEW = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('pexpire', KEYS[1], ARGV[2]) end return 0"
+_RENEW = """
+if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('pexpire', KEYS[1], ARGV[2])
+"""
 _RESIGN = """
 if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('del', KEYS[1])
@@ -86,7 +89,9 @@ class Lock:
         left = self._redis.pttl(KEY) / 1000
         if left <= 0:
             return
-        self._redis.blpop([BELL], timeout=max(0.05, min(left - POLL, seconds)) if left > POLL else POLL)
+        self._redis.blpop(
+            [BELL], timeout=max(0.05, min(left - POLL, seconds)) if left > POLL else POLL
+        )
 
     def lose(self) -> None:
         """Trust the lock no longer."""
@@ -183,8 +188,8 @@ class Reconciler:
                 full = sweep.repeats and report.rows >= sweeps.BATCH
 
     def _with_work(self, epoch: int) -> list[Sweep]:
-        with self._node.engine.connect() as connection:
-            connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+        engine = self._node.engine.execution_options(isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
             row = connection.execute(self._probe, {"account": None}).mappings().one()
         if row["epoch"] != epoch:
             # After a FLUSHALL between two winners nobody would ever sweep: writing 0 rows
@@ -198,7 +203,7 @@ class Reconciler:
         self._told_away = True
 
 
-def _probe_of(table: tuple[Sweep, ...]) -> object:
+def _probe_of(table: tuple[Sweep, ...]) -> TextClause:
     asked = ", ".join(f"EXISTS ({sweep.candidates}) AS {sweep.name}" for sweep in table)
     epoch = "(SELECT epoch FROM leader_epoch WHERE name = 'reconciler') AS epoch"
     return text(f"SELECT {asked}, {epoch}")

@@ -1,17 +1,18 @@
+# ruff: noqa: S608 - statements are put together from our own words alone
 """Every failure that a crash can leave, the sweep that repairs it, and the test that shows it.
 
-| failure | sweep | test (tests/integration/test_sweeps.py) |
+| failure | sweep | its test starts with |
 |---|---|---|
-| a worker died while sending | stale_claims | a_claim_whose_lease_ran_out_becomes_unknown |
-| an unknown whose author said redial | redial_unknowns | an_unknown_is_redialled_only_when... |
-| an unknown holds its phone for ever | give_phones_back | an_unknown_gives_its_phone_back_after_a_day |
-| a run's start time has come | start_scheduled | a_scheduled_run_becomes_pending_at_its_time |
-| the last call ended, the run did not | end_runs | a_run_whose_last_call_ended_is_completed |
-| a ring got lost, or time held work back | ring_due | due_work_that_nobody_claims_is_rung |
-| cancelled or expired, and still queued | ring_ending | queued_calls_of_a_cancelled_run_are_rung |
-| an unknown, or a call that fell silent | ring_look_ups | what_is_due_for_look_up_is_rung |
-| a call to be ended goes on | ring_hang_ups | hang_ups_that_are_due_are_rung |
-| old idempotency keys pile up | purge_keys | keys_older_than_a_day_are_purged |
+| a worker died while sending | stale_claims | a_claim_whose_lease_ran_out |
+| an unknown whose author said redial | redial_unknowns | an_unknown_is_redialled |
+| an unknown holds its phone for ever | give_phones_back | an_unknown_gives_its_phone_back |
+| a run's start time has come | start_scheduled | a_scheduled_run_becomes_pending |
+| the last call ended, the run did not | end_runs | a_run_whose_last_call_ended |
+| a ring got lost, or time held work back | ring_due | due_work_that_nobody_claims |
+| cancelled or expired, and still queued | ring_ending | queued_calls_of_a_cancelled |
+| an unknown, or a call fell silent | ring_look_ups | what_is_due_for_look_up |
+| a call to be ended goes on | ring_hang_ups | hang_ups_that_are_due |
+| old idempotency keys pile up | purge_keys | keys_older_than_a_day |
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ SWEEPS = (
     ),
     Sweep(
         "end_runs",
-        "a run's last call is over, but a crash came before the run's end was written",
+        "a run's last call is over, but a crash came before its end was written",
         f"""SELECT r.id FROM runs r
              WHERE {_R} AND r.ended_at IS NULL
                AND (r.status IN ('pending', 'running') OR r.cancel_requested
