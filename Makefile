@@ -16,3 +16,33 @@ $(STAMP): requirements-dev.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $(STAMP)
+
+demo: install ## the main job, on real servers of its own: 200 leads, one worker killed half-way
+	$(BIN)/outbound demo
+
+test: install ## every test: unit, integration, acceptance
+	$(BIN)/pytest tests/unit tests/integration tests/acceptance
+
+unit: install ## the tests that need nothing, in seconds
+	$(BIN)/pytest tests/unit
+
+lint: install ## ruff, types, and who may import whom
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install ## put the code in order
+	$(BIN)/ruff check --fix src tests
+	$(BIN)/ruff format src tests
+
+lock: install ## write the hashed lock files anew
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-header --quiet --output-file requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra embedded --generate-hashes --universal --python-version 3.11 --no-emit-index-url --no-header --quiet --output-file requirements-dev.lock
+
+wheel: install ## dist/outbound-*.whl
+	$(BIN)/python -m hatchling build -t wheel
+
+clean: ## take away what was made here
+	rm -rf $(VENV) dist build .outbound .pytest_cache .mypy_cache .ruff_cache .hypothesis
