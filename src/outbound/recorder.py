@@ -9,7 +9,7 @@ import queue
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import UUID
 
@@ -24,6 +24,7 @@ from outbound.states import Evidence, Kind
 
 log = logs.get(__name__)
 
+WELL = (Verdict.ACCEPTED, Verdict.REFUSED_CALLEE)
 BATCH = 100
 BATCH_SECONDS = 0.05
 TRY_AGAIN_SECONDS = 0.5
@@ -56,6 +57,12 @@ class Answered:
     call: ClaimedCall
     answer: Answer | None
     reason: str | None = None
+    written: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the carrier is well, so that the next call may go out before this is written."""
+        return bool(self.answer) and self.answer.verdict in WELL  # type: ignore[union-attr]
 
 
 class Recorder:
@@ -72,8 +79,14 @@ class Recorder:
         self._thread.start()
 
     def put(self, answered: Answered) -> None:
-        """Hand in an answer; returns at once."""
+        """Hand in an answer. Returns at once for a good one, else when it is written.
+
+        While the sender waits it sends nothing: after the first error about us, or "slow down",
+        a process can have as many more requests out as it has senders, whatever their speed.
+        """
         self._queue.put(answered)
+        if not answered.is_good:
+            answered.written.wait(self._node.settings.record_margin)
 
     def close(self, seconds: float) -> bool:
         """Write what was handed in, then stop; false if that took longer."""
@@ -88,13 +101,15 @@ class Recorder:
             batch, open_ = self._collect()
             if batch:
                 self._write_until_done(batch)
+            for item in batch:
+                item.written.set()
 
     def _collect(self) -> tuple[list[Answered], bool]:
         first = self._queue.get()
         if first is None:
             return [], False
         batch, deadline = [first], time.monotonic() + BATCH_SECONDS
-        while len(batch) < BATCH:
+        while len(batch) < BATCH and batch[-1].is_good:
             try:
                 item = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
@@ -167,7 +182,7 @@ class Recorder:
         well = {
             i.call.account_id
             for i in batch
-            if i.answer and i.answer.verdict in (Verdict.ACCEPTED, Verdict.REFUSED_CALLEE)
+            if i.answer and i.is_good
         }
         closing = {
             i.call.account_id for i in batch if i.call.is_trial and i.call.account_id in well
@@ -215,7 +230,7 @@ def _errors_about_us(batch: list[Answered], bad: Counter[UUID]) -> dict[UUID, st
     found: dict[UUID, str] = {}
     for item in batch:
         account_id, answer = item.call.account_id, item.answer
-        if answer is None or answer.verdict in (Verdict.ACCEPTED, Verdict.REFUSED_CALLEE):
+        if answer is None or item.is_good:
             continue
         error = answer.error or str(answer.verdict)
         if answer.verdict is Verdict.REFUSED_US:

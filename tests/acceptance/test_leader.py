@@ -4,7 +4,7 @@ import signal
 import time
 
 import redis
-from conftest import wait_until
+from processes import wait_until
 from factories import make_account, make_run, one, phone, run_of
 
 from outbound.reconciler.leader import KEY
