@@ -1,16 +1,218 @@
-"""Accounts, their keys and limits."""
+"""Accounts, their limits, and the API keys that speak for them."""
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
 from uuid import UUID
+
+import phonenumbers
+from sqlalchemy import Connection, insert, select, text, update
+from sqlalchemy.exc import IntegrityError
+
+from outbound.errors import Fault, Refused, invalid, not_found
+from outbound.ids import uuid7
+from outbound.models import account_pace, accounts, api_keys
+
+LIMITS = ("max_live_calls", "calls_per_second", "min_seconds_between_calls")
+PREFIX = "ob_"
+
+
+class Role(IntEnum):
+    """What a key may do; each role includes the ones before it."""
+
+    VIEWER = 1
+    OPERATOR = 2
+    ADMIN = 3
+
+    @property
+    def word(self) -> str:
+        """The role as the API spells it."""
+        return self.name.lower()
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks, as their API key says."""
+    """Who asks, as their API key says.
+
+    Attributes:
+        role: viewer, operator or admin.
+        request_id: of the request, and of the work that it causes.
+    """
 
     account_id: UUID
     key_id: UUID
     role: str
     request_id: str
+
+
+_AUTHENTICATE = text("""
+    SELECT id, account_id, role FROM api_keys WHERE hash = :hash AND revoked_at IS NULL
+""")
+_LOCK_PACE = text("SELECT 1 FROM account_pace WHERE account_id = :account FOR NO KEY UPDATE")
+_READ = text("""
+    SELECT a.id AS account_id, a.name, p.max_live_calls, p.calls_per_second,
+           p.min_seconds_between_calls, p.stopped, a.caller_ids, a.default_region,
+           a.default_answer_url, a.default_twiml, a.created_at
+      FROM accounts a JOIN account_pace p ON p.account_id = a.id
+     WHERE CAST(:account AS uuid) IS NULL OR a.id = :account
+     ORDER BY a.id
+""")
+_KEYS = text("""
+    SELECT id AS key_id, name, role, hint, created_at, revoked_at FROM api_keys
+     WHERE account_id = :account AND (CAST(:before AS uuid) IS NULL OR id < :before)
+     ORDER BY id DESC LIMIT :limit
+""")
+
+
+def create(connection: Connection, name: str, **fields: Any) -> UUID:
+    """Make an account with its limits.
+
+    Args:
+        connection: in a transaction.
+        name: unique, for people.
+        fields: limits and columns of `accounts`; what is left out has its default.
+
+    Raises:
+        Refused: the name is taken, or a field is not valid.
+    """
+    account_id = uuid7()
+    fields = check(fields)
+    limits = {key: fields.pop(key) for key in LIMITS if key in fields}
+    try:
+        connection.execute(insert(accounts).values(id=account_id, name=name, **fields))
+    except IntegrityError as error:
+        raise Refused("name_taken", "There is an account of that name already.") from error
+    connection.execute(insert(account_pace).values(account_id=account_id, **limits))
+    return account_id
+
+
+def list_accounts(connection: Connection) -> list[dict[str, Any]]:
+    """Read all accounts, oldest first."""
+    return [dict(row) for row in connection.execute(_READ, {"account": None}).mappings()]
+
+
+def get(connection: Connection, account_id: UUID) -> dict[str, Any]:
+    """Read one account with its limits. Raises Refused if there is none."""
+    row = connection.execute(_READ, {"account": account_id}).mappings().first()
+    if row is None:
+        raise not_found("account")
+    return dict(row)
+
+
+def change(connection: Connection, account_id: UUID, changes: dict[str, Any]) -> bool:
+    """Change an account.
+
+    Limits are changed under the lock that every claim takes, so that no later claim sees the
+    old ones.
+
+    Returns:
+        Whether a limit was raised, so that a ring may find work.
+
+    Raises:
+        Refused: a field is not valid.
+    """
+    changes = check(changes)
+    limits = {key: changes.pop(key) for key in LIMITS if key in changes}
+    connection.execute(_LOCK_PACE, {"account": account_id})
+    before = get(connection, account_id)
+    if limits:
+        where = account_pace.c.account_id == account_id
+        connection.execute(update(account_pace).where(where).values(**limits))
+    if changes:
+        connection.execute(update(accounts).where(accounts.c.id == account_id).values(**changes))
+    _refuse_two_scripts(get(connection, account_id))
+    return any(limits.get(key, 0) > before[key] for key in LIMITS[:2])
+
+
+def _refuse_two_scripts(account: dict[str, Any]) -> None:
+    if account["default_answer_url"] and account["default_twiml"]:
+        fault = Fault("#/default_twiml", "one_of", "Set default_answer_url or default_twiml.")
+        raise invalid([fault])
+
+
+def check(fields: dict[str, Any]) -> dict[str, Any]:
+    """Check what only phone-number rules can tell; returns the fields, numbers as E.164.
+
+    Raises:
+        Refused: with a fault for each field that is wrong.
+    """
+    faults, checked = [], dict(fields)
+    region = fields.get("default_region")
+    if region is not None and region not in phonenumbers.SUPPORTED_REGIONS:
+        faults.append(Fault("#/default_region", "unknown_region", "Not an ISO 3166 region."))
+    for index, number in enumerate(fields.get("caller_ids") or []):
+        e164 = _e164(number)
+        if e164 is None:
+            text_ = "Not a valid number in E.164, such as +12025550123."
+            faults.append(Fault(f"#/caller_ids/{index}", "invalid_phone", text_))
+        else:
+            checked["caller_ids"] = [*checked["caller_ids"][:index], e164,
+                                     *checked["caller_ids"][index + 1:]]
+    if faults:
+        raise invalid(faults)
+    return checked
+
+
+def _e164(number: str) -> str | None:
+    try:
+        parsed = phonenumbers.parse(number, None)
+    except phonenumbers.NumberParseException:
+        return None
+    if not phonenumbers.is_valid_number(parsed):
+        return None
+    return phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164)
+
+
+def create_key(
+    connection: Connection, account_id: UUID, role: str, name: str | None = None
+) -> tuple[UUID, str]:
+    """Make a key; the secret is returned once and stored only as a hash.
+
+    Raises:
+        Refused: there is no such account or role.
+    """
+    if role.upper() not in Role.__members__:
+        fault = Fault("#/role", "unknown_role", "The role must be viewer, operator or admin.")
+        raise invalid([fault])
+    if connection.execute(select(accounts.c.id).where(accounts.c.id == account_id)).first() is None:
+        raise not_found("account")
+    key_id, secret = uuid7(), PREFIX + secrets.token_urlsafe(32)
+    connection.execute(
+        insert(api_keys).values(id=key_id, account_id=account_id, name=name, role=role.lower(),
+                                hash=_hash(secret), hint=secret[-4:])
+    )
+    return key_id, secret
+
+
+def list_keys(
+    connection: Connection, account_id: UUID, limit: int = 500, before: UUID | None = None
+) -> list[dict[str, Any]]:
+    """Read an account's keys, newest first, without their secrets."""
+    values = {"account": account_id, "limit": limit, "before": before}
+    return [dict(row) for row in connection.execute(_KEYS, values).mappings()]
+
+
+def revoke_key(connection: Connection, account_id: UUID | None, key_id: UUID) -> bool:
+    """Make a key useless, at once. False if the account (any, if None) has no such key."""
+    statement = update(api_keys).where(api_keys.c.id == key_id)
+    if account_id is not None:
+        statement = statement.where(api_keys.c.account_id == account_id)
+    now = text("coalesce(revoked_at, clock_timestamp())")
+    return connection.execute(statement.values(revoked_at=now)).rowcount > 0
+
+
+def authenticate(connection: Connection, secret: str, request_id: str) -> Caller | None:
+    """Find out whose key this is; None if it is nobody's, or revoked."""
+    if not secret.startswith(PREFIX) or not secret.isascii():
+        return None
+    row = connection.execute(_AUTHENTICATE, {"hash": _hash(secret)}).first()
+    return row and Caller(row.account_id, row.id, row.role, request_id)
+
+
+def _hash(secret: str) -> bytes:
+    # The secret is 256 random bits: a slow password hash would only slow every request.
+    return hashlib.sha256(secret.encode()).digest()

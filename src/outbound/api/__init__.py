@@ -1,0 +1,1 @@
+"""The HTTP API. The only package that knows Falcon."""

@@ -1,0 +1,60 @@
+"""What happens around every request: its id, its context, its one canonical log line."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+from uuid import uuid4
+
+import falcon
+import structlog
+
+from outbound import logs
+from outbound.carriers.base import Carrier
+from outbound.node import Node
+
+log = logs.get(__name__)
+
+_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+class Around:
+    """Gives each request the node, an id, and a line in the log."""
+
+    def __init__(self, node: Node, carrier: Carrier) -> None:
+        self._node = node
+        self._carrier = carrier
+
+    def process_request(self, req: falcon.Request[Any], resp: falcon.Response[Any]) -> None:
+        """Name the request, and forget whatever this thread knew of the last one."""
+        given = req.get_header("X-Request-Id") or ""
+        request_id = given if _SANE_ID.fullmatch(given) else uuid4().hex
+        req.context.request_id = request_id
+        req.context.node = self._node
+        req.context.carrier = self._carrier
+        req.context.started = time.monotonic()
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        if req.path.startswith("/webhooks/"):
+            structlog.contextvars.bind_contextvars(consumer_source="webhook")
+        resp.set_header("X-Request-Id", request_id)
+
+    def process_response(
+        self,
+        req: falcon.Request[Any],
+        resp: falcon.Response[Any],
+        resource: object,
+        req_succeeded: bool,
+    ) -> None:
+        """Write the canonical line; health checks at debug, since they come every second."""
+        del resource, req_succeeded
+        route = getattr(req.context, "route", None)
+        write = log.debug if req.path.startswith("/health/") else log.info
+        write(
+            "http_request",
+            method=req.method,
+            route=route.path if route else None,
+            status=resp.status_code,
+            duration_ms=round((time.monotonic() - req.context.started) * 1000, 1),
+        )

@@ -1,0 +1,59 @@
+"""One table of routes: who may ask what. Tests enumerate it, so no route can be forgotten."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import falcon
+
+from outbound.accounts import Role
+from outbound.api import auth
+
+PREFIX = "/api/outbound"
+
+
+@dataclass(frozen=True)
+class Route:
+    """One method of one path.
+
+    Attributes:
+        role: the least that a key needs; None for a route that takes no key.
+        handler: called as `handler(req, resp, **path parameters)`; finds the Node in
+            `req.context.node` and the Caller in `req.context.caller`.
+    """
+
+    method: str
+    path: str
+    role: Role | None
+    handler: Callable[..., None]
+
+
+def add_routes(app: falcon.App[Any, Any], routes: Iterable[Route]) -> None:
+    """Add the routes, each path as one resource."""
+    by_path: dict[str, list[Route]] = defaultdict(list)
+    for route in routes:
+        by_path[route.path].append(route)
+    for path, group in by_path.items():
+        app.add_route(path, _resource(group))
+
+
+def _resource(group: list[Route]) -> object:
+    methods = {f"on_{route.method.lower()}": _responder(route) for route in group}
+    if "on_get" in methods:
+        methods["on_head"] = methods["on_get"]
+    return type("Resource", (), methods)()
+
+
+def _responder(route: Route) -> Callable[..., None]:
+    def respond(
+        _: object, req: falcon.Request[Any], resp: falcon.Response[Any], **params: str
+    ) -> None:
+        req.context.route = route
+        if route.role is not None:
+            auth.identify(req, route.role)
+        route.handler(req, resp, **params)
+
+    return respond

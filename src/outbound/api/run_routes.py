@@ -1,0 +1,225 @@
+"""Runs and their calls: create, watch, pause, resume, cancel, resolve, reconcile."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+from uuid import UUID
+
+import falcon
+
+from outbound import calls, idempotency, intake, progress, runs, unknowns
+from outbound.accounts import Role
+from outbound.api import schemas
+from outbound.api.answers import json_bytes
+from outbound.api.media import read_json
+from outbound.api.routing import PREFIX, Route
+from outbound.errors import not_found
+from outbound.node import Node
+from outbound.reconciler import on_demand
+from outbound.states import Decision, Outcome
+
+SETTLE_SECONDS = 2.0
+POLL_SECONDS = 0.05
+
+Request = falcon.Request[Any]
+Response = falcon.Response[Any]
+
+
+def _run_id(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise not_found("run") from None
+
+
+def _send(resp: Response, body: Any) -> None:
+    resp.data = json_bytes(body)
+    resp.content_type = falcon.MEDIA_JSON
+
+
+def create_run(req: Request, resp: Response) -> None:
+    """POST /runs."""
+    data = read_json(req)
+    key = idempotency.check_key(req.get_header("Idempotency-Key"))
+    stored = intake.create(req.context.node, req.context.caller, data, req.context.body_hash, key)
+    idempotency.send(resp, stored)
+
+
+def list_runs(req: Request, resp: Response) -> None:
+    """GET /runs, newest first."""
+    node: Node = req.context.node
+    with node.engine.connect() as connection:
+        found = progress.runs(
+            connection,
+            req.context.caller.account_id,
+            req.get_param("status"),
+            req.get_param("limit"),
+            req.get_param("cursor"),
+        )
+    _send(resp, found)
+
+
+def show_run(req: Request, resp: Response, run_id: str) -> None:
+    """GET /runs/{run_id}; 304 if nothing but the ETA changed."""
+    body = _read_run(req, _run_id(run_id))
+    etag = progress.etag(body)
+    resp.set_header("ETag", etag)
+    resp.set_header("Cache-Control", "no-cache")
+    if etag in [one.strip() for one in (req.get_header("If-None-Match") or "").split(",")]:
+        resp.status = 304
+        return
+    _send(resp, body)
+
+
+def _read_run(req: Request, run_id: UUID) -> dict[str, Any]:
+    node: Node = req.context.node
+    with node.engine.connect() as connection:
+        return progress.run(connection, req.context.caller.account_id, run_id)
+
+
+def pause_run(req: Request, resp: Response, run_id: str) -> None:
+    """POST /runs/{run_id}/pause."""
+    schemas.parse(schemas.EmptyRequest, read_json(req))
+    caller, run = req.context.caller, _run_id(run_id)
+    runs.pause(req.context.node, caller.account_id, run, caller)
+    _answer_when_quiet(req, resp, run)
+
+
+def cancel_run(req: Request, resp: Response, run_id: str) -> None:
+    """POST /runs/{run_id}/cancel."""
+    body = schemas.parse(schemas.CancelRequest, read_json(req))
+    caller, run = req.context.caller, _run_id(run_id)
+    runs.cancel(req.context.node, caller.account_id, run, caller, hang_up=body.hang_up)
+    _answer_when_quiet(req, resp, run)
+
+
+def resume_run(req: Request, resp: Response, run_id: str) -> None:
+    """POST /runs/{run_id}/resume."""
+    schemas.parse(schemas.EmptyRequest, read_json(req))
+    caller, run = req.context.caller, _run_id(run_id)
+    runs.resume(req.context.node, caller.account_id, run, caller)
+    _send(resp, _read_run(req, run))
+
+
+def _answer_when_quiet(req: Request, resp: Response, run: UUID) -> None:
+    """Answer 200 once no request of the run is on its way; 202 if that takes too long."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while _is_sending(req, run):
+        if time.monotonic() > deadline:
+            resp.status = 202
+            resp.set_header("Retry-After", "1")
+            break
+        time.sleep(POLL_SECONDS)
+    _send(resp, _read_run(req, run))
+
+
+def _is_sending(req: Request, run: UUID) -> bool:
+    with req.context.node.engine.connect() as connection:
+        return runs.is_sending(connection, req.context.caller.account_id, run)
+
+
+def list_calls(req: Request, resp: Response, run_id: str) -> None:
+    """GET /runs/{run_id}/calls."""
+    with req.context.node.engine.connect() as connection:
+        found = calls.page(
+            connection,
+            req.context.caller.account_id,
+            _run_id(run_id),
+            req.get_param("state"),
+            req.get_param("outcome"),
+            req.get_param("limit"),
+            req.get_param("cursor"),
+        )
+    _send(resp, found)
+
+
+def show_call(req: Request, resp: Response, run_id: str, call_id: str) -> None:
+    """GET /runs/{run_id}/calls/{call_id}."""
+    _send(resp, _read_call(req, _run_id(run_id), call_id))
+
+
+def _read_call(req: Request, run_id: UUID, call_id: str) -> dict[str, Any]:
+    with req.context.node.engine.connect() as connection:
+        return calls.one(connection, req.context.caller.account_id, run_id, call_id)
+
+
+def export_calls(req: Request, resp: Response, run_id: str) -> None:
+    """GET /runs/{run_id}/calls.csv."""
+    run = _run_id(run_id)
+    resp.stream = calls.csv(req.context.node.engine, req.context.caller.account_id, run)
+    resp.content_type = "text/csv; charset=utf-8"
+    resp.set_header("Content-Disposition", f'attachment; filename="run-{run}-calls.csv"')
+
+
+def list_rejections(req: Request, resp: Response, run_id: str) -> None:
+    """GET /runs/{run_id}/rejections, in body order."""
+    with req.context.node.engine.connect() as connection:
+        found = calls.rejections(
+            connection,
+            req.context.caller.account_id,
+            _run_id(run_id),
+            req.get_param("limit"),
+            req.get_param("cursor"),
+        )
+    _send(resp, found)
+
+
+def resolve_call(req: Request, resp: Response, run_id: str, call_id: str) -> None:
+    """POST /runs/{run_id}/calls/{call_id}/resolve."""
+    body = schemas.parse(schemas.ResolveRequest, read_json(req))
+    caller, run = req.context.caller, _run_id(run_id)
+    unknowns.resolve(
+        req.context.node,
+        caller.account_id,
+        run,
+        calls.parse_id(call_id),
+        Decision(body.decision),
+        outcome=Outcome(body.outcome) if body.outcome else None,
+        note=body.note,
+        force=body.force,
+        who=caller,
+    )
+    _send(resp, _read_call(req, run, call_id))
+
+
+def resolve_run(req: Request, resp: Response, run_id: str) -> None:
+    """POST /runs/{run_id}/resolve: all its unknowns older than 15 minutes."""
+    body = schemas.parse(schemas.ResolveRequest, read_json(req))
+    caller = req.context.caller
+    resolved = unknowns.resolve_all(
+        req.context.node,
+        caller.account_id,
+        _run_id(run_id),
+        Decision(body.decision),
+        outcome=Outcome(body.outcome) if body.outcome else None,
+        note=body.note,
+        force=body.force,
+        who=caller,
+    )
+    _send(resp, {"resolved": resolved})
+
+
+def reconcile(req: Request, resp: Response) -> None:
+    """POST /runs/reconcile."""
+    schemas.parse(schemas.EmptyRequest, read_json(req))
+    _send(resp, on_demand.reconcile(req.context.node, req.context.caller.account_id))
+
+
+_RUNS, _RUN = f"{PREFIX}/runs", f"{PREFIX}/runs/{{run_id}}"
+
+ROUTES = [
+    Route("POST", _RUNS, Role.OPERATOR, create_run),
+    Route("GET", _RUNS, Role.VIEWER, list_runs),
+    Route("POST", f"{_RUNS}/reconcile", Role.OPERATOR, reconcile),
+    Route("GET", _RUN, Role.VIEWER, show_run),
+    Route("POST", f"{_RUN}/pause", Role.OPERATOR, pause_run),
+    Route("POST", f"{_RUN}/resume", Role.OPERATOR, resume_run),
+    Route("POST", f"{_RUN}/cancel", Role.OPERATOR, cancel_run),
+    Route("POST", f"{_RUN}/resolve", Role.OPERATOR, resolve_run),
+    Route("GET", f"{_RUN}/rejections", Role.VIEWER, list_rejections),
+    Route("GET", f"{_RUN}/calls.csv", Role.VIEWER, export_calls),
+    Route("GET", f"{_RUN}/calls", Role.VIEWER, list_calls),
+    Route("GET", f"{_RUN}/calls/{{call_id}}", Role.VIEWER, show_call),
+    Route("POST", f"{_RUN}/calls/{{call_id}}/resolve", Role.OPERATOR, resolve_call),
+]
