@@ -5,13 +5,21 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
+
+import requests
+from sqlalchemy import Engine
+
+from outbound import accounts
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 20.0, what: str = "") -> Any:
@@ -95,3 +103,141 @@ class Stack:
             except subprocess.TimeoutExpired:
                 process.popen.kill()
                 process.popen.wait(10)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class World:
+    """The whole system on this machine, with a carrier that keeps the ledger.
+
+    The judge of every test is that ledger and the API, never our own tables.
+    """
+
+    def __init__(self, stack: Stack, ledger: Path, **emulator: str) -> None:
+        self.stack = stack
+        self.port, self.carrier_port = free_port(), free_port()
+        self.carrier_url = f"http://127.0.0.1:{self.carrier_port}"
+        self.base = f"http://127.0.0.1:{self.port}"
+        stack.environment |= {
+            "PORT": str(self.port),
+            "PUBLIC_BASE_URL": self.base,
+            "TWILIO_API_BASE_URL": self.carrier_url,
+            "OUTBOUND_CARRIER_TIMEOUT_SECONDS": "1",
+            "OUTBOUND_RECORD_MARGIN_SECONDS": "1",
+            "OUTBOUND_LEASE_SECONDS": "3.2",
+            "OUTBOUND_PRIVATE_ANSWER_URLS": "true",
+        }
+        self._emulator = [
+            "--port",
+            str(self.carrier_port),
+            "--ledger",
+            str(ledger),
+            "--no-endings",
+            "--account-sid",
+            stack.environment["TWILIO_ACCOUNT_SID"],
+            "--auth-token",
+            stack.environment["TWILIO_AUTH_TOKEN"],
+            *(f"--{k.replace('_', '-')}={v}" for k, v in emulator.items()),
+        ]
+        self.http = requests.Session()
+        self.web: Process | None = None
+
+    def start_carrier(self, *options: str) -> Process:
+        """Start the emulator; rings and talks are short unless the options say otherwise."""
+        process = self.stack.start(
+            "emulator", *self._emulator, "--ring-seconds", "0.05", "--talk-seconds", "0.1", *options
+        )
+        process.wait_for("emulator_ready")
+        return process
+
+    def start_web(self) -> Process:
+        self.web = self.stack.start("web")
+        wait_until(self._is_ready, 30, f"web: {self.web.lines[-5:]}")
+        return self.web
+
+    def _is_ready(self) -> bool:
+        try:
+            return self.http.get(f"{self.base}/health/ready", timeout=2).status_code == 200
+        except requests.ConnectionError:
+            return False
+
+    def start_worker(self) -> Process:
+        process = self.stack.start("worker")
+        process.wait_for("WORKER_START")
+        return process
+
+    def start_reconciler(self) -> Process:
+        process = self.stack.start("reconciler")
+        process.wait_for("RECONCILER_START")
+        return process
+
+    def start(self, *options: str, workers: int = 2) -> list[Process]:
+        """Start everything; returns the workers."""
+        self.start_carrier(*options)
+        self.start_web()
+        self.start_reconciler()
+        return [self.start_worker() for _ in range(workers)]
+
+    def account(self, engine: Engine, **fields: Any) -> str:
+        """Make an account; returns an admin key of it."""
+        generous = {
+            "caller_ids": ["+97231234567"],
+            "max_live_calls": 1000,
+            "calls_per_second": 1000.0,
+            "min_seconds_between_calls": 0,
+            "default_twiml": "<Response/>",
+        }
+        with engine.begin() as connection:
+            account = accounts.create(connection, uuid4().hex, **(generous | fields))
+            return accounts.create_key(connection, account, "admin")[1]
+
+    def ask(self, method: str, path: str, key: str, **known: Any) -> requests.Response:
+        headers = {"Authorization": f"Bearer {key}"} | known.pop("headers", {})
+        url = f"{self.base}/api/outbound{path}"
+        return self.http.request(method, url, headers=headers, timeout=30, **known)
+
+    def post_run(self, key: str, phones: list[str], **fields: Any) -> str:
+        body = {
+            "leads": [{"lead_id": f"lead-{n}", "phone": p} for n, p in enumerate(phones)],
+            "concurrency": 1000,
+            "calls_per_second": 1000.0,
+        }
+        answer = self.ask("POST", "/runs", key, json=body | fields)
+        assert answer.status_code == 202, answer.text
+        assert answer.json()["accepted"] == len(phones), answer.text
+        return str(answer.json()["run_id"])
+
+    def run(self, key: str, run: str) -> dict[str, Any]:
+        """Read a run, and hold its numbers to what they must add up to."""
+        answer = self.ask("GET", f"/runs/{run}", key)
+        assert answer.status_code == 200, answer.text
+        body = answer.json()
+        parts = ("queued", "in_progress", "completed", "failed", "cancelled", "unknown")
+        assert sum(body[part] for part in parts) == body["total_leads"], body
+        assert all(body[part] >= 0 for part in parts), body
+        return dict(body)
+
+    def wait_for_run(self, key: str, run: str, seconds: float = 60, **known: Any) -> dict[str, Any]:
+        known = known or {"status": "completed"}
+        seen: dict[str, Any] = {}
+
+        def there() -> bool:
+            seen.update(self.run(key, run))
+            return all(seen[name] == value for name, value in known.items())
+
+        wait_until(there, seconds, f"{known}; last seen {seen}")
+        return seen
+
+    def ledger(self) -> list[dict[str, Any]]:
+        return list(self.http.get(f"{self.carrier_url}/_emulator/ledger", timeout=10).json())
+
+    def summary(self) -> dict[str, Any]:
+        return dict(self.http.get(f"{self.carrier_url}/_emulator/summary", timeout=10).json())
+
+    def faults(self, **faults: Any) -> None:
+        answer = self.http.put(f"{self.carrier_url}/_emulator/faults", json=faults, timeout=10)
+        assert answer.status_code == 200, answer.text

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from processes import Stack
+from processes import Stack, World
 
 
 @pytest.fixture
 def stack(database_url: str, redis_url: str) -> Iterator[Stack]:
+    """Processes that the test starts one by one."""
     built = Stack(
         {
             "DATABASE_URL": database_url,
@@ -21,3 +22,9 @@ def stack(database_url: str, redis_url: str) -> Iterator[Stack]:
     )
     yield built
     built.stop()
+
+
+@pytest.fixture
+def world(stack: Stack, tmp_path) -> World:
+    """A carrier with its ledger, a web process, and short leases; workers start as needed."""
+    return World(stack, tmp_path / "ledger.ndjson")

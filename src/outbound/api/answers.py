@@ -1,23 +1,38 @@
-"""How values leave: JSON with RFC 3339 times in UTC, and ids as strings."""
+"""How answers leave: JSON with RFC 3339 times in UTC, ids as strings, replays marked."""
 
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
+
+import falcon
+
+from outbound.idempotency import Stored
+from outbound.times import rfc3339
+
+
+def send(resp: falcon.Response[Any], body: Any) -> None:
+    """Answer with JSON."""
+    resp.data = json_bytes(body)
+    resp.content_type = falcon.MEDIA_JSON
+
+
+def send_stored(resp: falcon.Response[Any], stored: Stored) -> None:
+    """Answer with what may have been answered before."""
+    resp.status = stored.status
+    resp.data = stored.body
+    resp.content_type = falcon.MEDIA_JSON
+    for name, value in stored.headers.items():
+        resp.set_header(name, value)
+    if stored.replayed:
+        resp.set_header("Idempotent-Replayed", "true")
 
 
 def json_bytes(value: Any) -> bytes:
-    """Write an answer's body."""
+    """Write a body."""
     return json.dumps(value, default=_write, ensure_ascii=False).encode()
 
 
 def _write(value: Any) -> str:
-    if isinstance(value, datetime):
-        return rfc3339(value)
-    return str(value)
-
-
-def rfc3339(at: datetime) -> str:
-    """Write a time as RFC 3339 in UTC, with milliseconds and `Z`."""
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return rfc3339(value) if isinstance(value, datetime) else str(value)

@@ -8,10 +8,9 @@ from uuid import UUID
 
 import falcon
 
-from outbound import calls, idempotency, intake, progress, runs, unknowns
+from outbound import calls, idempotency, intake, progress, runs, schemas, unknowns
 from outbound.accounts import Role
-from outbound.api import schemas
-from outbound.api.answers import json_bytes
+from outbound.api.answers import send, send_stored
 from outbound.api.media import read_json
 from outbound.api.routing import PREFIX, Route
 from outbound.errors import not_found
@@ -33,17 +32,12 @@ def _run_id(text: str) -> UUID:
         raise not_found("run") from None
 
 
-def _send(resp: Response, body: Any) -> None:
-    resp.data = json_bytes(body)
-    resp.content_type = falcon.MEDIA_JSON
-
-
 def create_run(req: Request, resp: Response) -> None:
     """POST /runs."""
     data = read_json(req)
     key = idempotency.check_key(req.get_header("Idempotency-Key"))
     stored = intake.create(req.context.node, req.context.caller, data, req.context.body_hash, key)
-    idempotency.send(resp, stored)
+    send_stored(resp, stored)
 
 
 def list_runs(req: Request, resp: Response) -> None:
@@ -57,7 +51,7 @@ def list_runs(req: Request, resp: Response) -> None:
             req.get_param("limit"),
             req.get_param("cursor"),
         )
-    _send(resp, found)
+    send(resp, found)
 
 
 def show_run(req: Request, resp: Response, run_id: str) -> None:
@@ -69,7 +63,7 @@ def show_run(req: Request, resp: Response, run_id: str) -> None:
     if etag in [one.strip() for one in (req.get_header("If-None-Match") or "").split(",")]:
         resp.status = 304
         return
-    _send(resp, body)
+    send(resp, body)
 
 
 def _read_run(req: Request, run_id: UUID) -> dict[str, Any]:
@@ -99,7 +93,7 @@ def resume_run(req: Request, resp: Response, run_id: str) -> None:
     schemas.parse(schemas.EmptyRequest, read_json(req))
     caller, run = req.context.caller, _run_id(run_id)
     runs.resume(req.context.node, caller.account_id, run, caller)
-    _send(resp, _read_run(req, run))
+    send(resp, _read_run(req, run))
 
 
 def _answer_when_quiet(req: Request, resp: Response, run: UUID) -> None:
@@ -111,7 +105,7 @@ def _answer_when_quiet(req: Request, resp: Response, run: UUID) -> None:
             resp.set_header("Retry-After", "1")
             break
         time.sleep(POLL_SECONDS)
-    _send(resp, _read_run(req, run))
+    send(resp, _read_run(req, run))
 
 
 def _is_sending(req: Request, run: UUID) -> bool:
@@ -131,12 +125,12 @@ def list_calls(req: Request, resp: Response, run_id: str) -> None:
             req.get_param("limit"),
             req.get_param("cursor"),
         )
-    _send(resp, found)
+    send(resp, found)
 
 
 def show_call(req: Request, resp: Response, run_id: str, call_id: str) -> None:
     """GET /runs/{run_id}/calls/{call_id}."""
-    _send(resp, _read_call(req, _run_id(run_id), call_id))
+    send(resp, _read_call(req, _run_id(run_id), call_id))
 
 
 def _read_call(req: Request, run_id: UUID, call_id: str) -> dict[str, Any]:
@@ -162,7 +156,7 @@ def list_rejections(req: Request, resp: Response, run_id: str) -> None:
             req.get_param("limit"),
             req.get_param("cursor"),
         )
-    _send(resp, found)
+    send(resp, found)
 
 
 def resolve_call(req: Request, resp: Response, run_id: str, call_id: str) -> None:
@@ -180,7 +174,7 @@ def resolve_call(req: Request, resp: Response, run_id: str, call_id: str) -> Non
         force=body.force,
         who=caller,
     )
-    _send(resp, _read_call(req, run, call_id))
+    send(resp, _read_call(req, run, call_id))
 
 
 def resolve_run(req: Request, resp: Response, run_id: str) -> None:
@@ -197,13 +191,13 @@ def resolve_run(req: Request, resp: Response, run_id: str) -> None:
         force=body.force,
         who=caller,
     )
-    _send(resp, {"resolved": resolved})
+    send(resp, {"resolved": resolved})
 
 
 def reconcile(req: Request, resp: Response) -> None:
     """POST /runs/reconcile."""
     schemas.parse(schemas.EmptyRequest, read_json(req))
-    _send(resp, on_demand.reconcile(req.context.node, req.context.caller.account_id))
+    send(resp, on_demand.reconcile(req.context.node, req.context.caller.account_id))
 
 
 _RUNS, _RUN = f"{PREFIX}/runs", f"{PREFIX}/runs/{{run_id}}"

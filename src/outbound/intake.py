@@ -1,0 +1,281 @@
+"""Taking a run in: everything is checked first, then stored in one transaction, then rung.
+
+Committed before it is answered: with Redis away the run exists all the same, and the leader
+rings for it when Redis is back.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, insert, text
+
+from outbound import accounts, doorbell, idempotency, logs, schemas, settling, urls
+from outbound.accounts import Caller
+from outbound.errors import Fault, Refused, invalid
+from outbound.idempotency import Stored
+from outbound.ids import uuid7
+from outbound.leads import Parsed, Rejection, copy_lines, copy_text, parse_leads, parse_phone
+from outbound.models import run_counters, runs
+from outbound.node import Node
+
+log = logs.get(__name__)
+
+LISTED_REJECTIONS = 1000
+TWIN_MINUTES = 10
+
+_TWIN = text("""
+    SELECT id FROM runs
+     WHERE account_id = :account AND body_hash = :body_hash
+       AND created_at > clock_timestamp() - make_interval(mins => :minutes)
+     ORDER BY created_at DESC LIMIT 1
+""")
+_STAGE = text("""
+    CREATE TEMPORARY TABLE new_leads
+           (position integer, lead_id text, phone text, variables jsonb) ON COMMIT DROP
+""")
+_COPY = "COPY new_leads FROM STDIN"
+_INSERT_CALLS = text("""
+    INSERT INTO calls (run_id, account_id, lead_id, phone, variables, next_attempt_at)
+    SELECT :run, :account, lead_id, phone, variables,
+           greatest(statement_timestamp(), CAST(:start_at AS timestamptz))
+      FROM new_leads ORDER BY position
+    ON CONFLICT DO NOTHING
+""")
+_COPY_REJECTIONS = "COPY rejections (run_id, index, lead_id, code) FROM STDIN"
+
+
+def create(node: Node, caller: Caller, data: Any, body_hash: bytes, key: str | None) -> Stored:
+    """Create a run from a request's body.
+
+    Args:
+        node: this process.
+        caller: whose run it is.
+        data: the parsed JSON body, nothing checked yet.
+        body_hash: SHA-256 of the body's bytes.
+        key: the Idempotency-Key, if one was sent.
+
+    Returns:
+        The answer to send, 202; the first one again if this key was answered before.
+
+    Raises:
+        Refused: the body, the key, or a twin of it stands against it; nothing was stored.
+    """
+    with node.engine.connect() as connection:
+        # Before 100,000 leads are checked for nothing; judged again in the transaction.
+        if found := idempotency.replay(connection, caller.account_id, key, body_hash):
+            return found
+        account = accounts.get(connection, caller.account_id)
+    request = schemas.parse(schemas.RunRequest, data)
+    columns = _columns(node, request, account)
+    parsed = parse_leads(
+        request.leads, region=account["default_region"], twiml=columns["twiml"]
+    )
+    request.leads.clear()
+    _refuse_hopeless(request, parsed)
+    run_id = uuid7()
+    columns |= {
+        "id": run_id,
+        "account_id": caller.account_id,
+        "total_leads": len(parsed.accepted),
+        "duplicates": parsed.duplicates,
+        "rejected": len(parsed.rejections) - parsed.duplicates,
+        "body_hash": body_hash,
+        "request_id": caller.request_id,
+    }
+    with node.engine.begin() as connection:
+        stored = idempotency.once(
+            connection,
+            caller.account_id,
+            key,
+            body_hash,
+            lambda: _store(connection, node, caller, request, columns, parsed),
+        )
+    if not stored.replayed:
+        _ring(node, columns)
+    return stored
+
+
+def _columns(node: Node, request: schemas.RunRequest, account: dict[str, Any]) -> dict[str, Any]:
+    now = datetime.now(UTC)
+    start_at = request.start_at if request.start_at and request.start_at > now else None
+    faults = _time_faults(request, now)
+    script = _script(node, request, account, faults)
+    caller_id = _caller_id(request, account, faults)
+    if faults:
+        raise invalid(faults)
+    return {
+        "name": request.name,
+        "status": "scheduled" if start_at else "pending",
+        "concurrency": request.concurrency,
+        "calls_per_second": request.calls_per_second,
+        "caller_id": caller_id,
+        **script,
+        "ring_timeout": request.ring_timeout,
+        "max_call_duration": request.max_call_duration,
+        "max_attempts": request.retry.max_attempts,
+        "retry_delay": request.retry.delay,
+        "retry_on": request.retry.on,
+        "on_unknown": request.on_unknown.action,
+        "on_unknown_after": request.on_unknown.after,
+        "start_at": start_at,
+        "expires_at": request.expires_at,
+        "metadata": request.metadata,
+    }
+
+
+def _time_faults(request: schemas.RunRequest, now: datetime) -> list[Fault]:
+    expires = request.expires_at
+    if expires and expires <= max(now, request.start_at or now):
+        detail = "expires_at must be after now and after start_at."
+        return [Fault("#/expires_at", "too_early", detail)]
+    return []
+
+
+def _script(
+    node: Node, request: schemas.RunRequest, account: dict[str, Any], faults: list[Fault]
+) -> dict[str, str | None]:
+    url, twiml = request.answer_url, request.twiml
+    if url and twiml:
+        faults.append(Fault("#/twiml", "one_of", "Send answer_url or twiml, not both."))
+    if not url and not twiml:
+        url, twiml = account["default_answer_url"], account["default_twiml"]
+        if not url and not twiml:
+            detail = "Send answer_url or twiml; the account has no default."
+            faults.append(Fault("#/answer_url", "missing", detail))
+    if url and (code := urls.check(url, allow_private=node.settings.private_answer_urls)):
+        detail = "answer_url must be http(s) on a public host."
+        faults.append(Fault("#/answer_url", code, detail))
+    return {"answer_url": url, "twiml": twiml}
+
+
+def _caller_id(
+    request: schemas.RunRequest, account: dict[str, Any], faults: list[Fault]
+) -> str | None:
+    owned: list[str] = account["caller_ids"]
+    if not owned:
+        detail = "The account has no caller ids yet; an admin adds them with PATCH account."
+        faults.append(Fault("#/caller_id", "no_caller_id", detail))
+        return None
+    if request.caller_id is None:
+        return owned[0]
+    try:
+        number = parse_phone(request.caller_id, account["default_region"])
+    except ValueError:
+        number = ""
+    if number not in owned:
+        detail = "caller_id must be one of the account's caller ids."
+        faults.append(Fault("#/caller_id", "caller_id_not_allowed", detail))
+    return number
+
+
+def _refuse_hopeless(request: schemas.RunRequest, parsed: Parsed) -> None:
+    if request.on_duplicate == "reject" and parsed.duplicates:
+        found = [_fault(one) for one in parsed.rejections if one.is_duplicate]
+        raise Refused("duplicate_leads", "Leads appear more than once.", 422, found)
+    if not parsed.accepted:
+        found = [_fault(one) for one in parsed.rejections]
+        raise Refused("no_acceptable_leads", "No lead can be accepted.", 422, found)
+
+
+_ABOUT = {"phone": ("phone",), "lead_id": ("lead_id",), "variables": ("variable", "twiml")}
+
+
+def _fault(one: Rejection) -> Fault:
+    field = next((f"/{name}" for name, words in _ABOUT.items() if any(w in one.code for w in words)), "")
+    return Fault(f"#/leads/{one.index}{field}", one.code, one.code.replace("_", " ").capitalize() + ".")
+
+
+def _store(
+    connection: Connection,
+    node: Node,
+    caller: Caller,
+    request: schemas.RunRequest,
+    columns: dict[str, Any],
+    parsed: Parsed,
+) -> Stored:
+    idempotency.lock(connection, f"twin:{caller.account_id}:{columns['body_hash'].hex()}")
+    if not request.allow_duplicate:
+        _refuse_twin(connection, columns)
+    run_id, total = columns["id"], len(parsed.accepted)
+    connection.execute(insert(runs).values(columns))
+    connection.execute(insert(run_counters).values(run_id=run_id, shard=0, queued=total))
+    connection.execute(_STAGE)
+    _copy(connection, _COPY, copy_lines(parsed.accepted))
+    values = {"run": run_id, "account": caller.account_id, "start_at": columns["start_at"]}
+    inserted = connection.execute(_INSERT_CALLS, values).rowcount
+    if inserted != total:
+        raise AssertionError(f"{total} leads were checked, {inserted} stored")
+    _copy(connection, _COPY_REJECTIONS, _rejection_lines(run_id, parsed.rejections))
+    event = {"account_id": caller.account_id, "run_id": run_id, "event": "run_created",
+             "source": node.source, "worker_id": node.worker_id, "actor": str(caller.key_id),
+             "request_id": caller.request_id}
+    settling.write_events(connection, [event])
+    return _answer(columns, parsed)
+
+
+def _refuse_twin(connection: Connection, columns: dict[str, Any]) -> None:
+    values = {"account": columns["account_id"], "body_hash": columns["body_hash"],
+              "minutes": TWIN_MINUTES}
+    if twin := connection.execute(_TWIN, values).scalar():
+        detail = "The same body was posted less than ten minutes ago; allow_duplicate permits it."
+        raise Refused("duplicate_run", detail, 409, extra={"run_id": str(twin)})
+
+
+def _copy(connection: Connection, statement: str, lines: Iterator[str]) -> None:
+    cursor = connection.connection.driver_connection.cursor()  # type: ignore[union-attr]
+    cursor.copy_expert(statement, _Lines(lines))
+
+
+class _Lines(io.TextIOBase):
+    """Lines as the file that COPY reads, so that no second copy of the leads is held."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines = lines
+        self._left = ""
+
+    def read(self, size: int | None = -1, /) -> str:
+        """Return about `size` characters, "" at the end."""
+        parts, length, wanted = [self._left], len(self._left), size or 8192
+        while length < wanted and (line := next(self._lines, "")):
+            parts.append(line)
+            length += len(line)
+        whole = "".join(parts)
+        self._left = whole[wanted:]
+        return whole[:wanted]
+
+
+def _rejection_lines(run_id: UUID, rejections: list[Rejection]) -> Iterator[str]:
+    for one in rejections:
+        lead_id = r"\N" if one.lead_id is None else copy_text(one.lead_id)
+        yield f"{run_id}\t{one.index}\t{lead_id}\t{one.code}\n"
+
+
+def _answer(columns: dict[str, Any], parsed: Parsed) -> Stored:
+    body = {
+        "run_id": str(columns["id"]),
+        "status": columns["status"],
+        "accepted": len(parsed.accepted),
+        "duplicates": columns["duplicates"],
+        "rejected": columns["rejected"],
+        "rejections": [
+            {"index": one.index, "lead_id": one.lead_id, "code": one.code}
+            for one in parsed.rejections[:LISTED_REJECTIONS]
+        ],
+    }
+    headers = {"Location": f"/api/outbound/runs/{columns['id']}"}
+    return Stored(202, headers, json.dumps(body, ensure_ascii=False).encode())
+
+
+def _ring(node: Node, columns: dict[str, Any]) -> None:
+    log.info("run_created", account_id=str(columns["account_id"]), run_id=str(columns["id"]),
+             total_leads=columns["total_leads"], rejected=columns["rejected"],
+             duplicates=columns["duplicates"])
+    if columns["status"] == "pending":
+        messages = doorbell.messages_for(columns["total_leads"], node.settings.senders)
+        node.doorbell.ring(columns["account_id"], messages=messages)

@@ -1,0 +1,110 @@
+"""What a run shows: one statement, so that its numbers add up in every answer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, RowMapping, text
+
+from outbound import pages
+from outbound.counters import SUMS
+from outbound.errors import Fault, invalid, not_found
+from outbound.models import STATE_COUNTERS
+from outbound.states import Outcome, RunStatus
+from outbound.times import rfc3339
+
+_SELECT = f"""
+    SELECT r.*, n.*, clock_timestamp() AS now, p.calls_per_second AS account_rate,
+           CASE WHEN r.ended_at IS NULL THEN (
+               SELECT b.last_error FROM breakers b WHERE b.account_id = r.account_id
+                ORDER BY b.opened_at LIMIT 1) END AS last_error
+      FROM runs r JOIN account_pace p ON p.account_id = r.account_id
+      CROSS JOIN LATERAL (SELECT {SUMS} FROM run_counters c WHERE c.run_id = r.id) n
+"""
+_ONE = text(f"{_SELECT} WHERE r.id = :run AND r.account_id = :account")
+_PAGE = text(f"""
+    {_SELECT}
+     WHERE r.account_id = :account AND (CAST(:before AS uuid) IS NULL OR r.id < :before)
+       AND (CAST(:status AS text) IS NULL OR r.status = :status)
+     ORDER BY r.id DESC LIMIT :limit
+""")
+
+_PLAIN = ("total_leads", *STATE_COUNTERS)
+_SETTINGS = ("concurrency", "calls_per_second", "caller_id", "metadata")
+_TIMES = ("created_at", "started_at", "ended_at", "start_at", "expires_at")
+
+
+def run(connection: Connection, account_id: UUID, run_id: UUID) -> dict[str, Any]:
+    """Read one run as the API shows it. Raises Refused if the account has no such run."""
+    row = connection.execute(_ONE, {"run": run_id, "account": account_id}).mappings().first()
+    if row is None:
+        raise not_found("run")
+    return _show(row)
+
+
+def runs(
+    connection: Connection,
+    account_id: UUID,
+    status: str | None,
+    limit: str | None,
+    cursor: str | None,
+) -> dict[str, Any]:
+    """Read a page of the account's runs, newest first; stable while new ones come.
+
+    Raises:
+        Refused: a parameter of the query is not valid.
+    """
+    if status is not None and status not in set(RunStatus):
+        fault = Fault("#/query/status", "unknown_word", "There is no such status.")
+        raise invalid([fault], "The query is not valid.")
+    most = pages.parse_limit(limit)
+    values = {"account": account_id, "status": status, "limit": most + 1,
+              "before": pages.decode_uuid(cursor)}
+    rows = connection.execute(_PAGE, values).mappings().all()
+    more = pages.encode(rows[most - 1]["id"]) if len(rows) > most else None
+    return {"items": [_show(row) for row in rows[:most]], "next_cursor": more}
+
+
+def etag(body: dict[str, Any]) -> str:
+    """Make the ETag of a run: over every field but the ETA, which moves by itself."""
+    stable = {name: value for name, value in body.items() if name != "eta"}
+    return f'"{hashlib.sha256(json.dumps(stable).encode()).hexdigest()[:32]}"'
+
+
+def _show(row: RowMapping) -> dict[str, Any]:
+    going = row["ended_at"] is None and not row["cancel_requested"]
+    paused = row["status"] == RunStatus.PAUSED
+    return {
+        "run_id": str(row["id"]),
+        "name": row["name"],
+        "status": row["status"],
+        **{name: row[name] for name in _PLAIN},
+        "outcomes": {str(outcome): row[outcome.counter] for outcome in Outcome},
+        "attempts": row["attempts"],
+        "duplicates": row["duplicates"],
+        "rejected": row["rejected"],
+        **{name: row[name] for name in _SETTINGS},
+        **{name: rfc3339(row[name]) if row[name] else None for name in _TIMES},
+        "eta": _eta(row),
+        "last_error": row["last_error"],
+        "cancel_requested": row["cancel_requested"],
+        "can_pause": going and not paused,
+        "can_resume": going and paused,
+        "can_cancel": going,
+    }
+
+
+def _eta(row: RowMapping) -> str | None:
+    """Guess when the run ends: by its pace, or by what it has settled so far if that is slower."""
+    left = row["queued"] + row["in_progress"]
+    if row["status"] not in (RunStatus.PENDING, RunStatus.RUNNING) or not left:
+        return None
+    seconds = row["queued"] / min(row["calls_per_second"], row["account_rate"])
+    settled = row["total_leads"] - left
+    if row["started_at"] and settled:
+        seconds = max(seconds, (row["now"] - row["started_at"]).total_seconds() * left / settled)
+    return rfc3339(row["now"] + timedelta(seconds=min(seconds, 10 * 365 * 86400)))
