@@ -1,0 +1,77 @@
+"""The command line. Each command is loaded when it is called: `outbound web` needs no other."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from outbound import __version__
+from outbound.cli.errors import explain
+
+COMMANDS = {
+    "up": "outbound.cli.up:up",
+    "demo": "outbound.cli.demo:demo",
+    "migrate": "outbound.cli.processes:migrate",
+    "web": "outbound.cli.processes:web",
+    "worker": "outbound.cli.processes:worker",
+    "reconciler": "outbound.cli.processes:reconciler",
+    "emulator": "outbound.cli.processes:emulator",
+    "account": "outbound.cli.accounts:account",
+    "key": "outbound.cli.accounts:key",
+    "run": "outbound.cli.runs:run",
+    "reconcile": "outbound.cli.runs:reconcile",
+    "calls": "outbound.cli.calls:calls",
+    "audit": "outbound.cli.audit:audit",
+    "doctor": "outbound.cli.doctor:doctor",
+}
+
+
+class Lazy(click.Group):
+    """A group whose commands are imported when they are needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name the commands, in the order of the table."""
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command."""
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+
+@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="outbound")
+def cli() -> None:
+    """Place batches of phone calls, each lead exactly as often as meant.
+
+    Start with `outbound demo`, or `outbound up` and the README.
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; every error that a user can cause is one line on stderr."""
+    try:
+        code: Any = cli.main(arguments, standalone_mode=False)
+    except click.exceptions.Abort:
+        code = 130
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = 0
+    except Exception as error:
+        code = explain(error)
+        if code is None:
+            raise
+    sys.exit(code if isinstance(code, int) else 0)
