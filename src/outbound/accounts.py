@@ -150,8 +150,11 @@ def check(fields: dict[str, Any]) -> dict[str, Any]:
             text_ = "Not a valid number in E.164, such as +12025550123."
             faults.append(Fault(f"#/caller_ids/{index}", "invalid_phone", text_))
         else:
-            checked["caller_ids"] = [*checked["caller_ids"][:index], e164,
-                                     *checked["caller_ids"][index + 1:]]
+            checked["caller_ids"] = [
+                *checked["caller_ids"][:index],
+                e164,
+                *checked["caller_ids"][index + 1 :],
+            ]
     if faults:
         raise invalid(faults)
     return checked
@@ -182,8 +185,14 @@ def create_key(
         raise not_found("account")
     key_id, secret = uuid7(), PREFIX + secrets.token_urlsafe(32)
     connection.execute(
-        insert(api_keys).values(id=key_id, account_id=account_id, name=name, role=role.lower(),
-                                hash=_hash(secret), hint=secret[-4:])
+        insert(api_keys).values(
+            id=key_id,
+            account_id=account_id,
+            name=name,
+            role=role.lower(),
+            hash=_hash(secret),
+            hint=secret[-4:],
+        )
     )
     return key_id, secret
 
@@ -210,7 +219,7 @@ def authenticate(connection: Connection, secret: str, request_id: str) -> Caller
     if not secret.startswith(PREFIX) or not secret.isascii():
         return None
     row = connection.execute(_AUTHENTICATE, {"hash": _hash(secret)}).first()
-    return row and Caller(row.account_id, row.id, row.role, request_id)
+    return Caller(row.account_id, row.id, row.role, request_id) if row else None
 
 
 def _hash(secret: str) -> bytes:

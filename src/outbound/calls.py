@@ -63,8 +63,18 @@ _REJECTIONS = text("""
 """)
 _OWNS = text("SELECT EXISTS (SELECT FROM runs WHERE id = :run AND account_id = :account)")
 
-_COLUMNS = ("call_id", "lead_id", "phone", "state", "outcome", "attempts", "carrier_call_id",
-            "answered_at", "ended_at", "duration")
+_COLUMNS = (
+    "call_id",
+    "lead_id",
+    "phone",
+    "state",
+    "outcome",
+    "attempts",
+    "carrier_call_id",
+    "answered_at",
+    "ended_at",
+    "duration",
+)
 _STEPS = ("claimed", "placed", "ringing", "answered", "unknown", "ended")
 
 
@@ -92,8 +102,13 @@ def page(
     most, situation = pages.parse_limit(limit), _situation(connection, account_id, run_id)
     if outcome is not None and outcome not in set(Outcome):
         raise _unknown_word("outcome")
-    values = {"run": run_id, "states": _states(state), "outcome": outcome, "limit": most + 1,
-              "before": pages.decode_int(cursor)}
+    values = {
+        "run": run_id,
+        "states": _states(state),
+        "outcome": outcome,
+        "limit": most + 1,
+        "before": pages.decode_int(cursor),
+    }
     rows = connection.execute(_PAGE, values).mappings().all()
     more = pages.encode(rows[most - 1]["id"]) if len(rows) > most else None
     return {"items": _show_all(connection, rows[:most], situation), "next_cursor": more}
@@ -145,9 +160,7 @@ def _show_all(
     return [_show(row, attempts[row["id"]], situation) for row in rows]
 
 
-def _show(
-    row: RowMapping, attempts: list[dict[str, Any]], situation: RowMapping
-) -> dict[str, Any]:
+def _show(row: RowMapping, attempts: list[dict[str, Any]], situation: RowMapping) -> dict[str, Any]:
     queued = row["state"] == CallState.QUEUED
     return {
         "call_id": str(row["id"]),
@@ -183,8 +196,17 @@ def _why_it_waits(row: RowMapping, situation: RowMapping) -> str | None:
 
 def _show_attempt(row: RowMapping) -> dict[str, Any]:
     times = {f"{step}_at": _time(row[f"{step}_at"]) for step in _STEPS}
-    plain = ("number", "state", "outcome", "carrier", "carrier_call_id", "duration", "error",
-             "decision", "decided_by")
+    plain = (
+        "number",
+        "state",
+        "outcome",
+        "carrier",
+        "carrier_call_id",
+        "duration",
+        "error",
+        "decision",
+        "decided_by",
+    )
     return {"attempt_id": str(row["id"]), **{name: row[name] for name in plain}, **times}
 
 
@@ -195,17 +217,28 @@ def _time(at: datetime | None) -> str | None:
 def _timeline(attempts: list[dict[str, Any]], events: Iterable[RowMapping]) -> list[dict[str, Any]]:
     # The happy path has no event rows of its own for what the attempt's times tell already.
     steps = [
-        {"at": attempt[f"{step}_at"], "event": f"attempt_{step}", "source": "attempt",
-         "attempt_id": attempt["attempt_id"], "number": attempt["number"]}
+        {
+            "at": attempt[f"{step}_at"],
+            "event": f"attempt_{step}",
+            "source": "attempt",
+            "attempt_id": attempt["attempt_id"],
+            "number": attempt["number"],
+        }
         for attempt in attempts
         for step in _STEPS
         if attempt[f"{step}_at"]
     ]
     told = [
-        {"at": rfc3339(event["at"]), "event": event["event"], "source": event["source"],
-         "attempt_id": str(event["attempt_id"]) if event["attempt_id"] else None,
-         "worker_id": event["worker_id"], "actor": event["actor"],
-         "request_id": event["request_id"], "details": event["details"]}
+        {
+            "at": rfc3339(event["at"]),
+            "event": event["event"],
+            "source": event["source"],
+            "attempt_id": str(event["attempt_id"]) if event["attempt_id"] else None,
+            "worker_id": event["worker_id"],
+            "actor": event["actor"],
+            "request_id": event["request_id"],
+            "details": event["details"],
+        }
         for event in events
     ]
     return sorted(steps + told, key=lambda entry: str(entry["at"]))

@@ -150,9 +150,10 @@ class _Server:
         if self._owner is None:
             self._owner = _lock(self._file(".lock"), patience=1.0)
         if self._owner is None:
+            owner = _number_in(self._file(".lock"))
             raise EmbeddedError(
-                f"{self.directory} is in use: process {_number_in(self._file('.lock')) or 'unknown'}"
-                f" runs {self._label} there; stop it or choose another directory"
+                f"{self.directory} is in use: process {owner} runs {self._label} there;"
+                " stop it or choose another directory"
             )
         _write_own_pid(self._owner)
 

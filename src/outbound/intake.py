@@ -73,9 +73,7 @@ def create(node: Node, caller: Caller, data: Any, body_hash: bytes, key: str | N
         account = accounts.get(connection, caller.account_id)
     request = schemas.parse(schemas.RunRequest, data)
     columns = _columns(node, request, account)
-    parsed = parse_leads(
-        request.leads, region=account["default_region"], twiml=columns["twiml"]
-    )
+    parsed = parse_leads(request.leads, region=account["default_region"], twiml=columns["twiml"])
     request.leads.clear()
     _refuse_hopeless(request, parsed)
     run_id = uuid7()
@@ -187,8 +185,12 @@ _ABOUT = {"phone": ("phone",), "lead_id": ("lead_id",), "variables": ("variable"
 
 
 def _fault(one: Rejection) -> Fault:
-    field = next((f"/{name}" for name, words in _ABOUT.items() if any(w in one.code for w in words)), "")
-    return Fault(f"#/leads/{one.index}{field}", one.code, one.code.replace("_", " ").capitalize() + ".")
+    field = next(
+        (f"/{name}" for name, words in _ABOUT.items() if any(w in one.code for w in words)), ""
+    )
+    return Fault(
+        f"#/leads/{one.index}{field}", one.code, one.code.replace("_", " ").capitalize() + "."
+    )
 
 
 def _store(
@@ -212,16 +214,25 @@ def _store(
     if inserted != total:
         raise AssertionError(f"{total} leads were checked, {inserted} stored")
     _copy(connection, _COPY_REJECTIONS, _rejection_lines(run_id, parsed.rejections))
-    event = {"account_id": caller.account_id, "run_id": run_id, "event": "run_created",
-             "source": node.source, "worker_id": node.worker_id, "actor": str(caller.key_id),
-             "request_id": caller.request_id}
+    event = {
+        "account_id": caller.account_id,
+        "run_id": run_id,
+        "event": "run_created",
+        "source": node.source,
+        "worker_id": node.worker_id,
+        "actor": str(caller.key_id),
+        "request_id": caller.request_id,
+    }
     settling.write_events(connection, [event])
     return _answer(columns, parsed)
 
 
 def _refuse_twin(connection: Connection, columns: dict[str, Any]) -> None:
-    values = {"account": columns["account_id"], "body_hash": columns["body_hash"],
-              "minutes": TWIN_MINUTES}
+    values = {
+        "account": columns["account_id"],
+        "body_hash": columns["body_hash"],
+        "minutes": TWIN_MINUTES,
+    }
     if twin := connection.execute(_TWIN, values).scalar():
         detail = "The same body was posted less than ten minutes ago; allow_duplicate permits it."
         raise Refused("duplicate_run", detail, 409, extra={"run_id": str(twin)})
@@ -273,9 +284,14 @@ def _answer(columns: dict[str, Any], parsed: Parsed) -> Stored:
 
 
 def _ring(node: Node, columns: dict[str, Any]) -> None:
-    log.info("run_created", account_id=str(columns["account_id"]), run_id=str(columns["id"]),
-             total_leads=columns["total_leads"], rejected=columns["rejected"],
-             duplicates=columns["duplicates"])
+    log.info(
+        "run_created",
+        account_id=str(columns["account_id"]),
+        run_id=str(columns["id"]),
+        total_leads=columns["total_leads"],
+        rejected=columns["rejected"],
+        duplicates=columns["duplicates"],
+    )
     if columns["status"] == "pending":
         messages = doorbell.messages_for(columns["total_leads"], node.settings.senders)
         node.doorbell.ring(columns["account_id"], messages=messages)

@@ -158,7 +158,9 @@ def fill_twiml(template: str, variables: dict[str, Any]) -> str:
     """Fill `{{name}}` with the lead's variables, escaped for XML."""
     if "{{" not in template:
         return template
-    return _PLACEHOLDER.sub(lambda found: escape(_text(variables[found.group(1)]), _QUOTES), template)
+    return _PLACEHOLDER.sub(
+        lambda found: escape(_text(variables[found.group(1)]), _QUOTES), template
+    )
 
 
 def fill_answer_url(url: str, variables: dict[str, Any]) -> str:

@@ -86,8 +86,8 @@ def _tame_libraries() -> None:
         logger = logging.getLogger(name)
         logger.handlers[:] = []
         logger.propagate = True
-    # These tell about every connection and every HTTP request, with phone numbers in URLs.
-    for name in ("urllib3", "twilio", "aiohttp"):
+    # These tell of every connection, request and migration check, with phone numbers in URLs.
+    for name in ("urllib3", "twilio", "aiohttp", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

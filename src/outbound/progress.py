@@ -62,8 +62,12 @@ def runs(
         fault = Fault("#/query/status", "unknown_word", "There is no such status.")
         raise invalid([fault], "The query is not valid.")
     most = pages.parse_limit(limit)
-    values = {"account": account_id, "status": status, "limit": most + 1,
-              "before": pages.decode_uuid(cursor)}
+    values = {
+        "account": account_id,
+        "status": status,
+        "limit": most + 1,
+        "before": pages.decode_uuid(cursor),
+    }
     rows = connection.execute(_PAGE, values).mappings().all()
     more = pages.encode(rows[most - 1]["id"]) if len(rows) > most else None
     return {"items": [_show(row) for row in rows[:most]], "next_cursor": more}

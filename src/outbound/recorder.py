@@ -179,11 +179,7 @@ class Recorder:
             for i in batch
             if i.answer and i.answer.verdict is Verdict.TRY_LATER
         }
-        well = {
-            i.call.account_id
-            for i in batch
-            if i.answer and i.is_good
-        }
+        well = {i.call.account_id for i in batch if i.answer and i.is_good}
         closing = {
             i.call.account_id for i in batch if i.call.is_trial and i.call.account_id in well
         } - opening.keys()

@@ -80,8 +80,8 @@ class RunRequest(Strict):
     twiml: Twiml | None = None
     ring_timeout: int = Field(30, ge=5, le=600)
     max_call_duration: int = Field(3600, ge=10, le=14_400)
-    retry: RetryPolicy = Field(default_factory=RetryPolicy)
-    on_unknown: OnUnknown = Field(default_factory=OnUnknown)
+    retry: RetryPolicy = RetryPolicy()
+    on_unknown: OnUnknown = OnUnknown()
     on_duplicate: Literal["skip", "reject"] = "skip"
     allow_duplicate: bool = False
     start_at: Time | None = None

@@ -7,8 +7,20 @@ import re
 import unicodedata
 from urllib.parse import unquote, urlsplit
 
-_LOCAL_NAMES = ("localhost", "local", "internal", "intranet", "lan", "home", "corp", "localdomain",
-                "home.arpa", "onion", "test", "invalid")
+_LOCAL_NAMES = (
+    "localhost",
+    "local",
+    "internal",
+    "intranet",
+    "lan",
+    "home",
+    "corp",
+    "localdomain",
+    "home.arpa",
+    "onion",
+    "test",
+    "invalid",
+)
 _METADATA = ("metadata", "metadata.google.internal", "instance-data")
 
 
@@ -45,7 +57,9 @@ def _is_public(host: str) -> bool:
     if len(labels) < 2 or name in _METADATA or not re.fullmatch(r"[a-z0-9.\-]+", _ascii(name)):
         return False
     # A last label of digits is an address to somebody, even if not to us.
-    return not (labels[-1][:1].isdigit() or any(f".{name}".endswith(f".{end}") for end in _LOCAL_NAMES))
+    return not (
+        labels[-1][:1].isdigit() or any(f".{name}".endswith(f".{end}") for end in _LOCAL_NAMES)
+    )
 
 
 def _ascii(name: str) -> str:

@@ -18,14 +18,14 @@ from outbound.idempotency import Stored
 from outbound.node import Node
 
 
-def show_account(req: falcon.Request[Any], resp: falcon.Response[Any]) -> None:
+def show_account(req: falcon.Request, resp: falcon.Response) -> None:
     """GET /account."""
     node: Node = req.context.node
     with node.engine.connect() as connection:
         send(resp, accounts.get(connection, req.context.caller.account_id))
 
 
-def change_account(req: falcon.Request[Any], resp: falcon.Response[Any]) -> None:
+def change_account(req: falcon.Request, resp: falcon.Response) -> None:
     """PATCH /account: only what is named changes."""
     node, caller = req.context.node, req.context.caller
     body = schemas.parse(schemas.AccountPatch, read_json(req))
@@ -37,7 +37,7 @@ def change_account(req: falcon.Request[Any], resp: falcon.Response[Any]) -> None
         node.doorbell.ring(caller.account_id, doorbell.DIAL, 4)
 
 
-def list_keys(req: falcon.Request[Any], resp: falcon.Response[Any]) -> None:
+def list_keys(req: falcon.Request, resp: falcon.Response) -> None:
     """GET /keys, newest first."""
     limit = pages.parse_limit(req.get_param("limit"))
     before = pages.decode_uuid(req.get_param("cursor"))
@@ -49,7 +49,7 @@ def list_keys(req: falcon.Request[Any], resp: falcon.Response[Any]) -> None:
     send(resp, {"items": items, "next_cursor": cursor})
 
 
-def create_key(req: falcon.Request[Any], resp: falcon.Response[Any]) -> None:
+def create_key(req: falcon.Request, resp: falcon.Response) -> None:
     """POST /keys: the secret is in this answer, and nowhere else ever again.
 
     A replay of it therefore has `"key": null`: to answer the secret twice we would have to
@@ -67,13 +67,11 @@ def create_key(req: falcon.Request[Any], resp: falcon.Response[Any]) -> None:
         return Stored(201, {}, json_bytes(made | {"key": None}))
 
     with req.context.node.engine.begin() as connection:
-        stored = idempotency.once(
-            connection, caller.account_id, key, req.context.body_hash, make
-        )
+        stored = idempotency.once(connection, caller.account_id, key, req.context.body_hash, make)
     send_stored(resp, replace(stored, body=json_bytes(made)) if made else stored)
 
 
-def revoke_key(req: falcon.Request[Any], resp: falcon.Response[Any], key_id: str) -> None:
+def revoke_key(req: falcon.Request, resp: falcon.Response, key_id: str) -> None:
     """DELETE /keys/{key_id}: useless at once; twice is no error."""
     try:
         key = UUID(key_id)

@@ -12,13 +12,13 @@ from outbound.idempotency import Stored
 from outbound.times import rfc3339
 
 
-def send(resp: falcon.Response[Any], body: Any) -> None:
+def send(resp: falcon.Response, body: Any) -> None:
     """Answer with JSON."""
     resp.data = json_bytes(body)
     resp.content_type = falcon.MEDIA_JSON
 
 
-def send_stored(resp: falcon.Response[Any], stored: Stored) -> None:
+def send_stored(resp: falcon.Response, stored: Stored) -> None:
     """Answer with what may have been answered before."""
     resp.status = stored.status
     resp.data = stored.body

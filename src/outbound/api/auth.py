@@ -12,7 +12,7 @@ from outbound.accounts import Role
 from outbound.errors import Refused
 
 
-def identify(req: falcon.Request[Any], role: Role) -> None:
+def identify(req: falcon.Request, role: Role) -> None:
     """Put the Caller into `req.context.caller`.
 
     Raises:

@@ -17,12 +17,12 @@ SECONDS = 1.0
 _pool = ThreadPoolExecutor(4, thread_name_prefix="health")
 
 
-def live(_: falcon.Request[Any], resp: falcon.Response[Any]) -> None:
+def live(_: falcon.Request, resp: falcon.Response) -> None:
     """Answer 200 while the process serves."""
     resp.media = {"status": "ok"}
 
 
-def ready(req: falcon.Request[Any], resp: falcon.Response[Any]) -> None:
+def ready(req: falcon.Request, resp: falcon.Response) -> None:
     """Answer 200 if runs can be taken; Redis away only degrades that."""
     node: Node = req.context.node
     database, redis_ = _pool.submit(_database, node), _pool.submit(node.doorbell.is_reachable)

@@ -16,7 +16,7 @@ MAX_DEPTH = 10
 CHUNK = 1024 * 1024
 
 
-def read_body(req: falcon.Request[Any], most: int = MAX_BODY) -> bytes:
+def read_body(req: falcon.Request, most: int = MAX_BODY) -> bytes:
     """Read the whole body.
 
     Raises:
@@ -36,7 +36,7 @@ def read_body(req: falcon.Request[Any], most: int = MAX_BODY) -> bytes:
     return bytes(body)
 
 
-def read_json(req: falcon.Request[Any]) -> Any:
+def read_json(req: falcon.Request) -> Any:
     """Read a JSON body; an empty one is an empty object. Its hash goes to `req.context.body_hash`.
 
     Raises:
@@ -112,7 +112,9 @@ def _too_deep() -> Refused:
 def _check_depth(value: Any) -> None:
     level = [value]
     for _ in range(MAX_DEPTH + 1):
-        level = [inner for outer in level for inner in _inner(outer) if isinstance(inner, (dict, list))]
+        level = [
+            inner for outer in level for inner in _inner(outer) if isinstance(inner, (dict, list))
+        ]
         if not level:
             return
     raise _too_deep()

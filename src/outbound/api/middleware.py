@@ -26,7 +26,7 @@ class Around:
         self._node = node
         self._carrier = carrier
 
-    def process_request(self, req: falcon.Request[Any], resp: falcon.Response[Any]) -> None:
+    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Name the request, and forget whatever this thread knew of the last one."""
         given = req.get_header("X-Request-Id") or ""
         request_id = given if _SANE_ID.fullmatch(given) else uuid4().hex
@@ -42,8 +42,8 @@ class Around:
 
     def process_response(
         self,
-        req: falcon.Request[Any],
-        resp: falcon.Response[Any],
+        req: falcon.Request,
+        resp: falcon.Response,
         resource: object,
         req_succeeded: bool,
     ) -> None:

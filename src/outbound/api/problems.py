@@ -19,9 +19,18 @@ TYPE = "urn:outbound:problem:"
 MOST_ERRORS = 100
 
 _CODES = {
-    400: "bad_request", 401: "unauthorized", 403: "forbidden", 404: "not_found",
-    405: "method_not_allowed", 411: "length_required", 413: "too_large", 414: "uri_too_long",
-    415: "unsupported_media_type", 422: "invalid", 429: "rate_limited", 500: "internal_error",
+    400: "bad_request",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    411: "length_required",
+    413: "too_large",
+    414: "uri_too_long",
+    415: "unsupported_media_type",
+    422: "invalid",
+    429: "rate_limited",
+    500: "internal_error",
     503: "unavailable",
 }
 
@@ -37,8 +46,8 @@ def install(app: falcon.App[Any, Any]) -> None:
 
 
 def _answer(
-    req: falcon.Request[Any],
-    resp: falcon.Response[Any],
+    req: falcon.Request,
+    resp: falcon.Response,
     status: int,
     code: str,
     detail: str,
@@ -61,7 +70,7 @@ def _answer(
 
 
 def _on_refused(
-    req: falcon.Request[Any], resp: falcon.Response[Any], error: Refused, _: dict[str, Any]
+    req: falcon.Request, resp: falcon.Response, error: Refused, _: dict[str, Any]
 ) -> None:
     more = dict(error.extra)
     if error.faults:
@@ -76,14 +85,14 @@ def _on_refused(
 
 
 def _on_unavailable(
-    req: falcon.Request[Any], resp: falcon.Response[Any], error: Unavailable, _: dict[str, Any]
+    req: falcon.Request, resp: falcon.Response, error: Unavailable, _: dict[str, Any]
 ) -> None:
     resp.set_header("Retry-After", str(error.retry_after))
     _answer(req, resp, 503, "unavailable", error.detail)
 
 
 def _on_database(
-    req: falcon.Request[Any], resp: falcon.Response[Any], error: Exception, params: dict[str, Any]
+    req: falcon.Request, resp: falcon.Response, error: Exception, params: dict[str, Any]
 ) -> None:
     if not db.is_away(error):
         _on_bug(req, resp, error, params)
@@ -94,8 +103,8 @@ def _on_database(
 
 
 def _on_http_error(
-    req: falcon.Request[Any],
-    resp: falcon.Response[Any],
+    req: falcon.Request,
+    resp: falcon.Response,
     error: falcon.HTTPError,
     _: dict[str, Any],
 ) -> None:
@@ -107,7 +116,7 @@ def _on_http_error(
 
 
 def _on_bug(
-    req: falcon.Request[Any], resp: falcon.Response[Any], _error: Exception, _: dict[str, Any]
+    req: falcon.Request, resp: falcon.Response, _error: Exception, _: dict[str, Any]
 ) -> None:
     log.exception("request_failed")
     _answer(req, resp, 500, "internal_error", "Something is wrong on our side; it is logged.")

@@ -21,8 +21,8 @@ from outbound.states import Decision, Outcome
 SETTLE_SECONDS = 2.0
 POLL_SECONDS = 0.05
 
-Request = falcon.Request[Any]
-Response = falcon.Response[Any]
+Request = falcon.Request
+Response = falcon.Response
 
 
 def _run_id(text: str) -> UUID:

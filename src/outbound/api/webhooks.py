@@ -20,9 +20,7 @@ log = logs.get(__name__)
 MAX_BODY = 64 * 1024
 
 
-def receive(
-    req: falcon.Request[Any], resp: falcon.Response[Any], carrier_name: str, attempt_id: str
-) -> None:
+def receive(req: falcon.Request, resp: falcon.Response, carrier_name: str, attempt_id: str) -> None:
     """Take one callback. 204 once it is committed, also for a replay or an older word."""
     carrier: Carrier = req.context.carrier
     if carrier_name != carrier.name:
@@ -37,7 +35,7 @@ def receive(
     resp.status = 204
 
 
-def _verify(req: falcon.Request[Any], carrier: Carrier) -> Callback | None:
+def _verify(req: falcon.Request, carrier: Carrier) -> Callback | None:
     # The signature comes before everything: a 403 never tells whether the attempt exists.
     node: Node = req.context.node
     headers = {name.lower(): value for name, value in req.headers.items()}
@@ -53,12 +51,12 @@ def _verify(req: falcon.Request[Any], carrier: Carrier) -> Callback | None:
         return None
 
 
-def _raw_target(req: falcon.Request[Any]) -> str:
+def _raw_target(req: falcon.Request) -> str:
     raw = req.env.get("RAW_URI") or req.env.get("REQUEST_URI")
     return str(raw) if raw and str(raw).startswith("/") else req.relative_uri
 
 
-def _record(req: falcon.Request[Any], attempt: UUID, callback: Callback) -> None:
+def _record(req: falcon.Request, attempt: UUID, callback: Callback) -> None:
     evidence = Evidence(
         attempt,
         Kind.WORD,

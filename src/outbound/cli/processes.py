@@ -48,7 +48,7 @@ def emulator(options: tuple[str, ...]) -> None:
         "--account-sid": settings.twilio_account_sid,
         "--auth-token": settings.twilio_auth_token,
     }
-    given = [word for pair in known.items() if pair[1] for word in pair]
+    given = [word for name, value in known.items() if value for word in (name, value)]
     raise SystemExit(main([*given, *options]))
 
 
