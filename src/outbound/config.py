@@ -54,6 +54,8 @@ class Settings:
     db_pool: int = 16
     private_answer_urls: bool = False
     instance: str = ""
+    api_url: str | None = None
+    api_key: str | None = None
 
     @property
     def worker_id(self) -> str:
@@ -142,6 +144,8 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "db_pool": ("OUTBOUND_DB_POOL", _whole(2, 500), "16"),
     "private_answer_urls": ("OUTBOUND_PRIVATE_ANSWER_URLS", _flag, "false"),
     "instance": ("OUTBOUND_INSTANCE", _text, "worker-7 (default: the host's name)"),
+    "api_url": ("OUTBOUND_URL", _HTTP, "https://outbound.example.com"),
+    "api_key": ("OUTBOUND_API_KEY", _text, "ob_…, as `outbound key create` printed it"),
 }
 
 

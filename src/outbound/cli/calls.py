@@ -1,0 +1,73 @@
+"""Calls: list, show, and decide what is unknown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from outbound.cli.client import Client, with_client
+from outbound.cli.output import json_option, show
+
+COLUMNS = ("call_id", "lead_id", "phone", "state", "outcome", "waiting_for", "next_attempt_at")
+
+
+@click.group()
+def calls() -> None:
+    """Look at calls, and decide what is unknown."""
+
+
+@calls.command("list")
+@click.argument("run_id")
+@click.option("--state")
+@click.option("--outcome")
+@click.option("--limit", type=int)
+@click.option("--cursor")
+@json_option
+@with_client
+def list_calls(client: Client, run_id: str, *, as_json: bool, **query: Any) -> None:
+    """List a run's calls, newest first."""
+    found = client.get(f"/runs/{run_id}/calls", **query)
+    show(found if as_json else found["items"], as_json=as_json, columns=COLUMNS)
+
+
+@calls.command("show")
+@click.argument("run_id")
+@click.argument("call_id")
+@json_option
+@with_client
+def show_call(client: Client, run_id: str, call_id: str, *, as_json: bool) -> None:
+    """Show one call: its attempts and what happened when."""
+    found = client.get(f"/runs/{run_id}/calls/{call_id}")
+    timeline = found.pop("timeline") if not as_json else None
+    show(found, as_json=as_json)
+    if timeline is not None:
+        click.echo()
+        show(timeline, as_json=False, columns=("at", "event", "source", "attempt_id"))
+
+
+@calls.command("resolve")
+@click.argument("run_id")
+@click.argument("call_id", required=False)
+@click.option("--all", "everything", is_flag=True, help="All that are older than 15 minutes.")
+@click.option("--decision", type=click.Choice(["placed", "not_placed", "redial"]), required=True)
+@click.option("--outcome", help="With placed: answered, busy, no_answer, failed or cancelled.")
+@click.option("--note")
+@click.option("--force", is_flag=True, help="Also before the 15 minutes are over.")
+@json_option
+@with_client
+def resolve(
+    client: Client,
+    run_id: str,
+    call_id: str | None,
+    *,
+    everything: bool,
+    as_json: bool,
+    **body: Any,
+) -> None:
+    """Settle an unknown call by your word; the carrier's later word corrects it."""
+    if bool(call_id) == everything:
+        raise click.UsageError("name one CALL_ID, or --all")
+    where = f"/runs/{run_id}/resolve" if everything else f"/runs/{run_id}/calls/{call_id}/resolve"
+    wanted = {name: value for name, value in body.items() if value is not None}
+    show(client.post(where, wanted), as_json=as_json)
