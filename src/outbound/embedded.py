@@ -7,7 +7,6 @@ left behind is ended by the next start in the same directory.
 Every local user may connect to these servers: they ask for no password.
 """
 
-import ctypes
 import fcntl
 import hashlib
 import importlib.util
@@ -33,12 +32,11 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from outbound.children import ending_with_us
+
 _HOST = "127.0.0.1"
 _START_SECONDS = 60.0
 _INITDB_SECONDS = 120.0
-_PR_SET_PDEATHSIG = 1
-# Looked up here because nothing may be loaded between fork and exec.
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class EmbeddedError(Exception):
@@ -424,13 +422,10 @@ def _wait(condition: Callable[[], bool], seconds: float) -> bool:
 
 def _tied_to_us(held: int, number: signal.Signals) -> Callable[[], None]:
     """Makes what the child does before exec: ask for a signal when we die, leave its number."""
-    parent = os.getpid()
+    end_with_us = ending_with_us(number)
 
     def in_child() -> None:
-        if _LIBC is not None:
-            _LIBC.prctl(_PR_SET_PDEATHSIG, int(number))
-            if os.getppid() != parent:
-                os._exit(1)  # we died before the line above: the signal will never come
+        end_with_us()
         _write_own_pid(held)
 
     return in_child

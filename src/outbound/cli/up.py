@@ -1,0 +1,103 @@
+"""`outbound up`: everything on this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from outbound import config
+from outbound.cli.errors import CommandError
+from outbound.cli.supervisor import Supervisor, is_free
+
+WORKERS = 2
+WATCH_SECONDS = 0.5
+_SHARED = (
+    "DATABASE_URL",
+    "REDIS_URL",
+    "PUBLIC_BASE_URL",
+    "PORT",
+    "TWILIO_ACCOUNT_SID",
+    "TWILIO_AUTH_TOKEN",
+    "TWILIO_API_BASE_URL",
+    "OUTBOUND_PRIVATE_ANSWER_URLS",
+)
+
+
+@click.command()
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path),
+    default=Path(".outbound"),
+    show_default=True,
+    help="For the embedded servers' data and the carrier's ledger.",
+)
+@click.option("--port", type=click.IntRange(1, 65535), help="Of the API; default PORT, or 8000.")
+def up(directory: Path, port: int | None) -> None:
+    """Start everything; Ctrl-C stops it.
+
+    PostgreSQL, Redis and the carrier are embedded ones where DATABASE_URL, REDIS_URL and
+    TWILIO_ACCOUNT_SID are not set.
+    """
+    settings = config.read()
+    port = port or settings.port
+    if not is_free(port):
+        raise CommandError(f"port {port} is in use; choose another one with --port")
+    asked_to_stop = threading.Event()
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        asked_to_stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    supervisor = Supervisor(directory.resolve(), settings, port)
+    try:
+        _start(supervisor)
+        _tell(supervisor)
+        _watch(supervisor, asked_to_stop)
+    finally:
+        click.echo("stopping", err=True)
+        supervisor.stop()
+
+
+def _start(supervisor: Supervisor) -> None:
+    supervisor.start_servers()
+    supervisor.run("migrate")
+    if not supervisor.settings.twilio_account_sid:
+        supervisor.start_carrier()
+    supervisor.start_web()
+    for _ in range(WORKERS):
+        supervisor.start("worker")
+    supervisor.start("reconciler")
+
+
+def _tell(supervisor: Supervisor) -> None:
+    path = supervisor.directory / "env"
+    lines = [
+        f"export {name}={shlex.quote(supervisor.environment[name])}\n"
+        for name in _SHARED
+        if name in supervisor.environment
+    ]
+    path.write_text("".join(lines))
+    path.chmod(0o600)
+    click.echo(
+        f"\nOutbound is up: http://127.0.0.1:{supervisor.port}/api/outbound\n"
+        f"In another terminal:\n"
+        f"  . {shlex.quote(str(path))}\n"
+        f"  outbound account create NAME --caller-id +97231234567\n"
+        f"  outbound key create --account ACCOUNT_ID --role admin\n"
+        f"Ctrl-C stops everything; the data stays in {supervisor.directory}.\n",
+        err=True,
+    )
+
+
+def _watch(supervisor: Supervisor, asked_to_stop: threading.Event) -> None:
+    while not asked_to_stop.wait(WATCH_SECONDS):
+        if dead := supervisor.first_dead():
+            code = dead.process.returncode
+            raise CommandError(f"{dead.name} ended by itself (exit code {code}); all is stopped")
