@@ -1,0 +1,138 @@
+"""`outbound doctor`: what a new installation gets wrong, and how to mend it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from urllib.parse import urlsplit
+
+import click
+import redis
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from outbound import config, db, doorbell, migrations
+from outbound.carriers import base
+from outbound.cli.output import json_option, show
+from outbound.config import Settings
+from outbound.errors import ConfigError
+from outbound.reconciler.leader import KEY
+
+MOST_CLOCK_SECONDS = 2
+OLDEST_POSTGRES = 150000
+UNSERVED_SECONDS = 10
+
+_UNSERVED = text("""
+    SELECT count(*) FROM runs r JOIN account_pace p ON p.account_id = r.account_id
+     WHERE r.ended_at IS NULL AND r.status = 'pending' AND NOT p.stopped
+       AND r.created_at < clock_timestamp() - make_interval(secs => :seconds)
+       AND coalesce(p.last_claim_at, r.created_at) < clock_timestamp()
+           - make_interval(secs => :seconds)
+""")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found: `ok`, `warn` or `fail`, and how to mend it."""
+
+    check: str
+    result: str
+    detail: str
+    mend: str = ""
+
+
+@click.command()
+@json_option
+def doctor(*, as_json: bool) -> int:
+    """Check this installation; exit code 1 if something is broken."""
+    found = list(examine())
+    rows = [asdict(one) | ({"mend": ""} if one.result == "ok" else {}) for one in found]
+    show(rows, as_json=as_json, columns=("check", "result", "detail", "mend"))
+    return 1 if any(one.result == "fail" for one in found) else 0
+
+
+def examine() -> Iterator[Finding]:
+    """Run every check that the ones before it make possible."""
+    try:
+        settings = config.read("database_url", "redis_url", "public_base_url")
+    except ConfigError as error:
+        yield Finding("settings", "fail", str(error), "set it in the environment")
+        return
+    yield Finding("settings", "ok", "all that is needed is set")
+    engine = db.connect(settings, pool=2)
+    yield from _guard("database", lambda: _database(engine), "check DATABASE_URL and its server")
+    yield from _guard("redis", lambda: _redis(settings), "check REDIS_URL and its server")
+    yield from _public_url(settings)
+    yield from _guard("carrier", lambda: _carrier(settings), "check the carrier's settings")
+
+
+def _guard(check: str, examine_it: Callable[[], Iterator[Finding]], mend: str) -> Iterator[Finding]:
+    try:
+        yield from examine_it()
+    except (SQLAlchemyError, redis.RedisError, ConfigError, base.CarrierUnavailable) as error:
+        yield Finding(check, "fail", str(getattr(error, "orig", error)).splitlines()[0], mend)
+
+
+def _database(engine: Engine) -> Iterator[Finding]:
+    with engine.connect() as connection:
+        version = int(connection.execute(text("SHOW server_version_num")).scalar_one())
+        result = "ok" if version >= OLDEST_POSTGRES else "fail"
+        yield Finding("database", result, f"PostgreSQL {version // 10000}", "use 15 or newer")
+        if not migrations.is_current(connection):
+            yield Finding("migrations", "fail", "not this version's schema", "outbound migrate")
+            return
+        yield Finding("migrations", "ok", "this version's schema")
+        clock = float(
+            connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one()
+        )
+        off = abs(clock - time.time())
+        result = "ok" if off < MOST_CLOCK_SECONDS else "warn"
+        yield Finding("clock", result, f"{off:.1f} s from the database's", "run NTP on both")
+        unserved = connection.execute(_UNSERVED, {"seconds": UNSERVED_SECONDS}).scalar_one()
+        result = "fail" if unserved else "ok"
+        yield Finding(
+            "worker",
+            result,
+            f"{unserved} runs wait for a first claim",
+            "start `outbound worker`; look for WORKER_START in its log",
+        )
+
+
+def _redis(settings: Settings) -> Iterator[Finding]:
+    client = doorbell.client(settings, read_seconds=2)
+    client.ping()
+    yield Finding("redis", "ok", "answers")
+    policy = client.config_get("maxmemory-policy").get("maxmemory-policy", "unknown")
+    result = "ok" if policy == "noeviction" else "warn"
+    yield Finding(
+        "redis memory",
+        result,
+        f"maxmemory-policy {policy}",
+        "set noeviction: evicted doorbells are late calls",
+    )
+    leads = client.exists(KEY)
+    yield Finding(
+        "leader",
+        "ok" if leads else "fail",
+        "a reconciler leads" if leads else "no reconciler leads",
+        "start `outbound reconciler`",
+    )
+
+
+def _public_url(settings: Settings) -> Iterator[Finding]:
+    parts = urlsplit(settings.public_base_url or "")
+    local = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    fine = parts.scheme == "https" and not local
+    yield Finding(
+        "public url",
+        "ok" if fine else "warn",
+        f"PUBLIC_BASE_URL is {'https' if fine else 'not https on a public host'}",
+        "the carrier must reach it, and signs exactly this URL",
+    )
+
+
+def _carrier(settings: Settings) -> Iterator[Finding]:
+    carrier = base.load(settings)
+    carrier.look_up("CA" + "0" * 32)
+    yield Finding("carrier", "ok", f"{carrier.name} takes our credentials")
