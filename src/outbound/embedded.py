@@ -23,7 +23,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -182,24 +182,21 @@ class _Server:
             raise self._failure(f"did not answer within {_START_SECONDS:.0f} s")
         return self.running
 
-    def _spawn(self, command: list[str], cwd: str = "/") -> None:
+    def _spawn(self, command: list[str]) -> None:
         held = _lock(self._file("-server.lock"), patience=1.0)
         if held is None:
             raise EmbeddedError(f"an earlier {self._label} in {self.directory} still runs")
-        user = self._user
         self._log_from = self._log.stat().st_size if self._log.exists() else 0
+        user = self._user
         try:
-            with self._log.open("ab") as log, warnings.catch_warnings():
-                # Python 3.12 warns of any fork beside other threads; the child below is careful.
-                warnings.simplefilter("ignore", DeprecationWarning)
+            with self._log.open("ab") as log, _fork_allowed():
                 self._process = subprocess.Popen(  # noqa: S603  # the command is made here
                     command,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    cwd=cwd,
-                    # The caller's locale and PG* variables are no business of the server.
-                    env={"LC_ALL": "C", "TZ": "UTC", "PATH": os.environ.get("PATH", os.defpath)},
+                    cwd="/",
+                    env=_environment(),
                     start_new_session=True,  # Ctrl-C is for us: clients leave before their server
                     pass_fds=(held,),
                     user=user and user.pw_uid,
@@ -256,7 +253,8 @@ class EmbeddedPostgres(_Server):
     PostgreSQL refuses to run as root, so root runs it as `nobody`. Where `nobody` cannot reach
     `directory` (a clone under /root), data and a copy of the programs go to `outbound-HASH` in the
     system's temporary directory, HASH standing for the directory's path and the user: such data
-    may not outlive a reboot. Attribute `data` tells the place. No existing mode is changed.
+    may not outlive a reboot, and removing them is up to the caller. Attribute `data` tells the
+    place once started. No existing mode is changed.
 
     Args:
         directory: where lock, log and data lie; made if absent.
@@ -420,6 +418,19 @@ def _wait(condition: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
+def _environment() -> dict[str, str]:
+    # The caller's locale and PG* variables are no business of the server.
+    return {"LC_ALL": "C", "TZ": "UTC", "PATH": os.environ.get("PATH", os.defpath)}
+
+
+@contextmanager
+def _fork_allowed() -> Iterator[None]:
+    # Python 3.12 warns of any fork beside other threads; what our child does there is harmless.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
 def _tied_to_us(held: int, number: signal.Signals) -> Callable[[], None]:
     """Makes what the child does before exec: ask for a signal when we die, leave its number."""
     end_with_us = ending_with_us(number)
@@ -456,12 +467,8 @@ def _command_line(pid: int) -> str:
 def _children(pid: int) -> list[int]:
     # Elsewhere than on Linux they notice by themselves that their parent is gone, only later.
     with suppress(OSError):
-        return [int(child) for child in _proc_children(pid).read_text().split()]
+        return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return []
-
-
-def _proc_children(pid: int) -> Path:
-    return Path(f"/proc/{pid}/task/{pid}/children")
 
 
 def _free_port() -> int:
