@@ -43,7 +43,7 @@ FAULTS = {"accept_delay_seconds": 0.05, "create_delay_seconds": 0.05}
 def demo(leads: int, directory: Path | None, *, as_json: bool) -> None:
     """Call 200 leads, kill a worker half-way, and compare with the carrier's ledger."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    directory = directory or Path(tempfile.mkdtemp(prefix="outbound-demo-"))
+    directory = directory or _own_directory()
     supervisor = Supervisor(directory.resolve(), config.read(), free_port(), logs_to_files=True)
     play = Play(supervisor, Console(stderr=as_json), leads)
     try:
@@ -55,6 +55,13 @@ def demo(leads: int, directory: Path | None, *, as_json: bool) -> None:
     play.show(result, as_json=as_json)
     if not result["true"]:
         raise CommandError(f"the comparison failed; logs are in {directory}")
+
+
+def _own_directory() -> Path:
+    directory = Path(tempfile.mkdtemp(prefix="outbound-demo-"))
+    # For root, PostgreSQL runs as nobody, who must get through to its data.
+    directory.chmod(0o755)
+    return directory
 
 
 class Play:
