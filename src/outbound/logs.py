@@ -18,7 +18,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from outbound.config import Settings
 
-PHONE = re.compile(r"(?<![\w.:-])(\+?\d{5,13})(\d{2})(?![\w:-])(?!\.\d)")
+PHONE = re.compile(r"(?:(?<=%2B)|(?<![\w.:-]))(\+?\d{5,13})(\d{2})(?![\w:-])(?!\.\d)")
 SECRET_NAMES = re.compile(r"(authorization|token|secret|password|signature|api_key)", re.IGNORECASE)
 SECRETS = re.compile(r"(ob_[A-Za-z0-9_-]{4})[A-Za-z0-9_-]+|(://[^:/@\s]*:)[^@\s]+(?=@)")
 PLAIN = frozenset(

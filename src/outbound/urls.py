@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import unicodedata
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 _LOCAL_NAMES = (
     "localhost",
@@ -48,7 +48,10 @@ def check(url: str, *, allow_private: bool) -> str | None:
 
 
 def _is_public(host: str) -> bool:
-    name = unicodedata.normalize("NFKC", unquote(host)).lower().rstrip(".")
+    # An escape has no business in a host; only IPv6 zones have a per cent sign.
+    if "%" in host and ":" not in host:
+        return False
+    name = unicodedata.normalize("NFKC", host).lower().rstrip(".")
     name = name.replace("。", ".")
     address = _address(name.strip("[]").partition("%")[0])
     if address is not None:
@@ -92,7 +95,7 @@ def _number(part: str) -> int | None:
         return int(part, 16) if len(part) > 2 else 0
     if re.fullmatch(r"0[0-7]+", part):
         return int(part, 8)
-    return int(part) if part.isascii() and part.isdecimal() and len(part) < 12 else None
+    return int(part) if re.fullmatch(r"0|[1-9][0-9]{0,10}", part) else None
 
 
 def _is_global(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:

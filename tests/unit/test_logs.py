@@ -1,0 +1,98 @@
+"""No secret and no whole phone number passes; what dashboards need does."""
+
+import json
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from outbound import logs
+from outbound.config import Settings
+
+
+@pytest.fixture
+def log(capsys):
+    """Log through the pipeline; returns the lines that were printed as JSON."""
+
+    def write(say):
+        # Set up within the test itself: pytest puts its own handlers back between its phases.
+        logs.set_up(Settings(), "cli")
+        say(logs.get("t"))
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        ("call to +972502345678 failed", "972502345678"),
+        ("To=%2B12025550101&x", "12025550101"),
+        ("12025550101", "12025550101"),
+        ("ob_abcdefghijklmnop", "abcdefghijklmnop"),
+        ("postgresql://me:hunter2@db/x", "hunter2"),
+        ("redis://:hunter2@h:1/0", "hunter2"),
+    ],
+)
+def test_phones_and_secrets_are_masked_in_values(log, text, hidden):
+    (line,) = log(lambda t: t.info("something", detail=text, nested={"list": [text]}))
+    assert hidden not in json.dumps(line)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-11-24T09:00:00.123456Z",
+        "host:12345678",
+        "1.234567891",
+        "0195f1c2-7d3e-7abc-8def-0123456789ab",
+    ],
+)
+def test_times_and_ids_are_not_taken_for_phones(log, text):
+    (line,) = log(lambda t: t.info("something", detail=text))
+    assert line["detail"] == text
+
+
+@pytest.mark.parametrize("name", ["authorization", "auth_token", "password", "x_twilio_signature"])
+def test_what_is_named_a_secret_is_one(log, name):
+    (line,) = log(lambda t: t.info("something", **{name: "plain"}))
+    assert line[name] == "***"
+
+
+def test_other_libraries_lines_are_json_with_a_stable_event(log):
+    gunicorn = logging.getLogger("gunicorn.error")
+    (line,) = log(lambda _: gunicorn.warning("Worker %s exiting: +12025550101", 7))
+    assert (line["event"], line["level"]) == ("gunicorn_log", "warning")
+    assert line["message"].startswith("Worker 7 exiting")
+    assert "12025550101" not in line["message"]
+
+
+def test_an_exception_shows_no_local_variables(log):
+    def fail():
+        secret_of_mine = "canary-value"
+        raise ValueError("it failed", len(secret_of_mine))
+
+    def tell(logger):
+        try:
+            fail()
+        except ValueError:
+            logger.exception("broken")
+
+    (line,) = log(tell)
+    assert "canary-value" not in json.dumps(line)
+    assert line["exception"][0]["exc_type"] == "ValueError"
+
+
+def test_a_value_that_json_does_not_know_never_loses_the_line(log):
+    (line,) = log(lambda t: t.info("odd", value=object(), half="\ud800", big=2**70))
+    assert line["event"] == "odd"
+
+
+def test_a_line_of_a_process_is_whole_even_with_newlines(tmp_path):
+    code = (
+        "from outbound import logs; from outbound.config import Settings;"
+        "logs.set_up(Settings(), 'cli'); logs.get('x').info('e', v='a\\nb')"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(out.stdout)["v"] == "a\nb"
