@@ -23,7 +23,8 @@ PAGE = 500
 _RUN = text("SELECT id FROM runs WHERE id = :run")
 _ATTEMPTS = text("""
     SELECT id, call_id, state, outcome, carrier, carrier_call_id, phone, caller_id, claimed_at
-      FROM attempts WHERE run_id = :run AND account_id = (SELECT account_id FROM runs WHERE id = :run)
+      FROM attempts
+     WHERE run_id = :run AND account_id = (SELECT account_id FROM runs WHERE id = :run)
        AND id > :after ORDER BY id LIMIT :limit
 """)
 _KNOWN = text("""
@@ -33,7 +34,7 @@ _KNOWN = text("""
     SELECT carrier_call_id FROM stray_carrier_calls WHERE carrier = :carrier
        AND carrier_call_id = ANY (CAST(:sids AS text[]))
 """)
-_COUNTED = text(f"SELECT {SUMS} FROM run_counters c WHERE run_id = :run")
+_COUNTED = text(f"SELECT {SUMS} FROM run_counters c WHERE run_id = :run")  # noqa: S608 - our own
 _FROM_ROWS = text("""
     SELECT state, outcome, count(*)::int AS n, sum(attempts)::int AS attempts FROM calls
      WHERE run_id = :run GROUP BY state, outcome

@@ -75,10 +75,7 @@ def parse_leads(raw: Iterable[Any], *, region: str | None, twiml: str | None) ->
     for index, lead in enumerate(raw):
         try:
             lead_id, phone, variables = _check(lead, region, twiml)
-            if lead_id in lead_ids:
-                raise BadLead("duplicate_lead_id")
-            if phone in phones:
-                raise BadLead("duplicate_phone")
+            _refuse_copy(lead_id in lead_ids, phone in phones)
         except BadLead as bad:
             parsed.rejections.append(Rejection(index, _id_of(lead), str(bad)))
         else:
@@ -86,6 +83,13 @@ def parse_leads(raw: Iterable[Any], *, region: str | None, twiml: str | None) ->
             phones.add(phone)
             parsed.accepted.append((lead_id, phone, variables))
     return parsed
+
+
+def _refuse_copy(knows_id: bool, knows_phone: bool) -> None:
+    if knows_id:
+        raise BadLead("duplicate_lead_id")
+    if knows_phone:
+        raise BadLead("duplicate_phone")
 
 
 def _id_of(lead: Any) -> str | None:

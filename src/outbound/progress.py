@@ -24,7 +24,7 @@ _SELECT = f"""
                 ORDER BY b.opened_at LIMIT 1) END AS last_error
       FROM runs r JOIN account_pace p ON p.account_id = r.account_id
       CROSS JOIN LATERAL (SELECT {SUMS} FROM run_counters c WHERE c.run_id = r.id) n
-"""
+"""  # noqa: S608 - our own column names
 _ONE = text(f"{_SELECT} WHERE r.id = :run AND r.account_id = :account")
 _PAGE = text(f"""
     {_SELECT}

@@ -4,6 +4,7 @@ import signal
 import time
 
 import pytest
+
 from factories import phone
 from processes import wait_until
 

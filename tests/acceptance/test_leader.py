@@ -4,10 +4,10 @@ import signal
 import time
 
 import redis
-from processes import wait_until
-from factories import make_account, make_run, one, phone, run_of
 
+from factories import make_account, make_run, one, phone, run_of
 from outbound.reconciler.leader import KEY
+from processes import wait_until
 
 
 def leaders(*processes):

@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from factories import claim, do, make_account, make_run, one, phone, rows
-from processes import wait_until
 from sqlalchemy.exc import IntegrityError
 
 import outbound
+from factories import claim, do, make_account, make_run, one, phone, rows
+from processes import wait_until
 
 SOURCE = Path(outbound.__file__).parent
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from processes import free_port, wait_until
 
 CLEAN = {
@@ -126,7 +127,7 @@ def test_a_port_in_use_is_one_line_before_anything_starts(up):
     import socket
 
     with socket.socket() as taken:
-        taken.bind(("0.0.0.0", 0))
+        taken.bind(("0.0.0.0", 0))  # noqa: S104 - as web would
         taken.listen()
         port = taken.getsockname()[1]
         command, environment = outbound("up", "--port", str(port))

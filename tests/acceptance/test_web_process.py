@@ -2,12 +2,13 @@
 
 import json
 import socket
+from pathlib import Path
 
 import pytest
-from factories import phone
-from processes import wait_until
 
+from factories import phone
 from outbound.embedded import EmbeddedPostgres
+from processes import wait_until
 
 
 @pytest.fixture
@@ -107,12 +108,11 @@ def test_a_hundred_thousand_leads_go_in_with_one_request_and_little_memory(web, 
 
 def peak_memory(master: int) -> list[int]:
     """The most memory that each web worker ever had, in bytes."""
-    with open(f"/proc/{master}/task/{master}/children") as children:
-        pids = children.read().split()
+    pids = Path(f"/proc/{master}/task/{master}/children").read_text().split()
     peaks = []
     for pid in pids:
-        with open(f"/proc/{pid}/status") as status:
-            peaks += [int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM")]
+        status = Path(f"/proc/{pid}/status").read_text().splitlines()
+        peaks += [int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM")]
     return peaks
 
 

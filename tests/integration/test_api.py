@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 import falcon.testing
 import pytest
-from factories import FakeCarrier, claim, do, make_run, one, phone, record, rows, run_of, say
 
+from factories import FakeCarrier, claim, do, make_run, one, phone, record, rows, run_of, say
 from outbound import accounts
 from outbound.api.app import ROUTES, create_app
 from outbound.carriers.base import Progress
@@ -424,7 +424,8 @@ class TestCalls:
             ("UPDATE runs SET status = 'paused'", "paused"),
             ("UPDATE runs SET status = 'scheduled'", "start_at"),
             (
-                "INSERT INTO breakers SELECT id, 'twilio', now(), now() + '1 hour', 'x' FROM accounts",
+                "INSERT INTO breakers"
+                " SELECT id, 'twilio', now(), now() + '1 hour', 'x' FROM accounts",
                 "breaker",
             ),
             ("UPDATE account_pace SET stopped = true", "pace"),

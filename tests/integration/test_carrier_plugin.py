@@ -6,12 +6,12 @@ from dataclasses import replace
 from importlib.metadata import EntryPoint
 
 import pytest
-from factories import make_account, make_run, phone, rows
-from processes import wait_until
 
+from factories import make_account, make_run, phone, rows
 from outbound.carriers import base
 from outbound.dialer import Dialer
 from outbound.errors import ConfigError
+from processes import wait_until
 
 SOURCE = """
     from outbound.carriers.base import Answer, Verdict

@@ -1,9 +1,13 @@
 """A claim: the intent is written under limits and unique constraints before anything is sent."""
 
+import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
 from factories import (
     attempt_of,
     call_of,
@@ -20,9 +24,6 @@ from factories import (
     run_of,
     say,
 )
-from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
-
 from outbound import claims
 from outbound.carriers.base import Progress
 from outbound.states import Kind
@@ -128,7 +129,7 @@ def test_the_pace_of_the_run_and_of_the_account_both_hold(node, engine):
     assert 2 <= len(claimed) <= 4
     assert claim(node, account) == ()
     waits = sorted(c.send_at for c in claimed)
-    assert all(later - earlier > 0.05 for earlier, later in zip(waits[1:], waits[2:], strict=False))
+    assert all(later - earlier > 0.05 for earlier, later in itertools.pairwise(waits))
 
 
 def test_one_phone_is_held_by_one_attempt_at_a_time(node, engine):
@@ -277,7 +278,7 @@ def test_one_number_of_a_call_can_be_dialled_once(node, engine):
     )
     with pytest.raises(IntegrityError, match="attempts_call_id_number_key"):
         do(engine, copy, held=False)
-    with pytest.raises(IntegrityError, match="attempts_one_held_phone|call_id_number"):
+    with pytest.raises(IntegrityError, match=r"attempts_one_held_phone|call_id_number"):
         do(engine, copy, held=True)
 
 

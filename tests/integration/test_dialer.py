@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from processes import wait_until
+
 from factories import (
     FakeCarrier,
     attempt_of,
@@ -22,13 +22,13 @@ from factories import (
     rows,
     run_of,
 )
-
 from outbound import doorbell
 from outbound.carriers.base import Answer, Verdict
 from outbound.dialer import Dialer
 from outbound.node import Node
 from outbound.recorder import Answered
 from outbound.states import Kind
+from processes import wait_until
 
 
 @pytest.fixture

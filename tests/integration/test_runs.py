@@ -1,6 +1,7 @@
 """Pause, resume, cancel, expiry: what they stop, what they leave, and how a run ends."""
 
 import pytest
+
 from factories import (
     call_of,
     claim,
@@ -16,7 +17,6 @@ from factories import (
     run_of,
     say,
 )
-
 from outbound import runs
 from outbound.accounts import Caller
 from outbound.carriers.base import Progress

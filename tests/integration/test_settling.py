@@ -4,6 +4,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
 from factories import (
     attempt_of,
     call_of,
@@ -20,7 +21,6 @@ from factories import (
     run_of,
     say,
 )
-
 from outbound import recording, runs
 from outbound.carriers.base import Progress
 from outbound.states import Decision, Evidence, Kind, Outcome

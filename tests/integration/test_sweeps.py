@@ -3,6 +3,8 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sqlalchemy import event
+
 from factories import (
     FakeCarrier,
     attempt_of,
@@ -16,12 +18,9 @@ from factories import (
     one,
     phone,
     record,
-    rows,
     run_of,
     say,
 )
-from sqlalchemy import event
-
 from outbound import doorbell, unknowns
 from outbound.carriers.base import CarrierCall, Progress
 from outbound.errors import Refused, Unavailable

@@ -5,6 +5,8 @@ from uuid import uuid4
 
 import falcon.testing
 import pytest
+from twilio.request_validator import RequestValidator
+
 from factories import (
     attempt_of,
     call_of,
@@ -17,8 +19,6 @@ from factories import (
     rows,
     run_of,
 )
-from twilio.request_validator import RequestValidator
-
 from outbound.api.app import create_app
 from outbound.carriers import base
 from outbound.carriers.base import Progress

@@ -39,11 +39,11 @@ def test_a_malformed_variable_is_named_with_an_example(name, value):
 
 def test_a_missing_one_is_named_only_where_it_is_needed():
     assert config.read(environ={}).port == 8000
-    with pytest.raises(ConfigError, match="^DATABASE_URL is not set, for example"):
+    with pytest.raises(ConfigError, match=r"^DATABASE_URL is not set, for example"):
         config.read("database_url", environ={"DATABASE_URL": " "})
 
 
 def test_a_lease_that_does_not_cover_a_request_is_refused():
-    with pytest.raises(ConfigError, match="OUTBOUND_LEASE_SECONDS must be at least"):
+    with pytest.raises(ConfigError, match=r"OUTBOUND_LEASE_SECONDS must be at least"):
         config.read(environ={"OUTBOUND_LEASE_SECONDS": "13"})
     assert config.read(environ={"OUTBOUND_LEASE_SECONDS": "14"}).lease == 14

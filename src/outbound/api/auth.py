@@ -1,8 +1,6 @@
-"""Who asks: `Authorization: Bearer ob_…`, looked up at every request, so that a revoke is at once."""
+"""Who asks: `Authorization: Bearer ob_…`, looked up at every request: a revoke is at once."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import falcon
 import structlog

@@ -116,7 +116,7 @@ def _on_http_error(
 
 
 def _on_bug(
-    req: falcon.Request, resp: falcon.Response, _error: Exception, _: dict[str, Any]
+    req: falcon.Request, resp: falcon.Response, error: Exception, _: dict[str, Any]
 ) -> None:
-    log.exception("request_failed")
+    log.error("request_failed", exc_info=error)
     _answer(req, resp, 500, "internal_error", "Something is wrong on our side; it is logged.")

@@ -181,7 +181,7 @@ def load(settings: Settings) -> Carrier:
     if not colon:
         known = ", ".join(sorted(entry_points(group=ENTRY_POINTS).names))
         raise ConfigError(
-            f"OUTBOUND_CARRIER names no installed carrier ({known}) and is no package.module:factory,"
+            f"OUTBOUND_CARRIER names no installed carrier ({known}) and no package.module:factory,"
             " for example OUTBOUND_CARRIER=twilio"
         )
     try:

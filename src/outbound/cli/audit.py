@@ -7,8 +7,8 @@ from uuid import UUID
 
 import click
 
-from outbound import config, db
 from outbound import audit as verb
+from outbound import config, db
 from outbound.carriers import base
 from outbound.cli.output import json_option, show
 

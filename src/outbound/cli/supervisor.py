@@ -111,7 +111,7 @@ class Supervisor:
                 stderr=subprocess.STDOUT if output else None,
                 # A session of its own: Ctrl-C must reach us alone, else the servers go first.
                 start_new_session=True,
-                preexec_fn=ending_with_us(signal.SIGTERM),
+                preexec_fn=ending_with_us(signal.SIGTERM),  # noqa: PLW1509 - started before any thread
             )
         child = Child(name, process, log)
         self.children.append(child)

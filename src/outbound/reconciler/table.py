@@ -62,7 +62,7 @@ SWEEPS = (
         f"""SELECT a.id FROM attempts a
              WHERE {_A} AND a.ended_at IS NULL AND a.state = 'unknown' AND a.phone_held
                AND a.unknown_at <= clock_timestamp()
-                   - make_interval(hours => {policy.PHONE_BACK_AFTER.total_seconds() / 3600:.0f})""",
+                   - make_interval(secs => {policy.PHONE_BACK_AFTER.total_seconds():.0f})""",
         sweeps.evidence_sweep(Kind.PHONE_BACK),
         lock=_LOCK_ATTEMPTS,
     ),
