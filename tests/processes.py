@@ -68,6 +68,13 @@ class Process:
         self.popen.send_signal(signal.SIGKILL)
         self.popen.wait(10)
 
+    def kill_with_children(self) -> None:
+        """End a web process and its workers as the loss of their machine would."""
+        path = Path(f"/proc/{self.popen.pid}/task/{self.popen.pid}/children")
+        for pid in path.read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
+        self.kill()
+
     def terminate(self, seconds: float = 30) -> int:
         self.popen.send_signal(signal.SIGTERM)
         return self.popen.wait(seconds)

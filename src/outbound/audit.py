@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import chain
 from typing import Any
 from uuid import UUID
 
@@ -18,7 +19,10 @@ from outbound.models import COUNTERS
 from outbound.states import AttemptState, CallState, Outcome
 
 THREADS = 8
-PAGE = 500
+PAGE = 100
+MATCH_BEFORE = timedelta(seconds=2)
+MATCH_AFTER = timedelta(hours=24)
+"""A call to the same number later than this is not this attempt's double."""
 
 _RUN = text("SELECT id FROM runs WHERE id = :run")
 _ATTEMPTS = text("""
@@ -29,9 +33,6 @@ _ATTEMPTS = text("""
 """)
 _KNOWN = text("""
     SELECT carrier_call_id FROM attempts WHERE carrier = :carrier
-       AND carrier_call_id = ANY (CAST(:sids AS text[]))
-    UNION
-    SELECT carrier_call_id FROM stray_carrier_calls WHERE carrier = :carrier
        AND carrier_call_id = ANY (CAST(:sids AS text[]))
 """)
 _COUNTED = text(f"SELECT {SUMS} FROM run_counters c WHERE run_id = :run")  # noqa: S608 - our own
@@ -46,7 +47,8 @@ class Difference:
     """One thing that the two records do not agree on.
 
     Attributes:
-        kind: `carrier_does_not_know`, `we_do_not_know`, `wrong_outcome`, `still_open`,
+        kind: `double` (a second call of one attempt, hung up or not), `carrier_does_not_know`,
+            `we_do_not_know` (a call that no attempt has), `wrong_outcome`, `still_open`,
             `counter_differs` or `carrier_unavailable`.
     """
 
@@ -59,6 +61,8 @@ class Difference:
 
 def audit(engine: Engine, carrier: Carrier, run_id: UUID) -> tuple[int, list[Difference]]:
     """Compare every attempt of a run with the carrier's record.
+
+    Gives up after a page of attempts of which the carrier answered nothing.
 
     Returns:
         How many attempts were compared, and the differences.
@@ -73,9 +77,22 @@ def audit(engine: Engine, carrier: Carrier, run_id: UUID) -> tuple[int, list[Dif
     with ThreadPoolExecutor(THREADS) as pool:
         for rows in _pages(engine, run_id):
             compared += len(rows)
-            for found in pool.map(lambda row: _compare(engine, carrier, row), rows):
-                differences += found
-    return compared, differences
+            found = [*chain(*pool.map(lambda row: _compare(engine, carrier, row), rows))]
+            differences += found
+            if sum(one.kind == "carrier_unavailable" for one in found) == len(rows):
+                break
+    return compared, _each_call_once(differences)
+
+
+def _each_call_once(differences: list[Difference]) -> list[Difference]:
+    """Drop what two attempts to one phone both found, and keep the one that knows whose it is."""
+    doubles = {one.carrier_call_id for one in differences if one.kind == "double"}
+    kept: dict[object, Difference] = {}
+    for number, one in enumerate(differences):
+        stranger = one.kind == "we_do_not_know"
+        if not (stranger and one.carrier_call_id in doubles):
+            kept.setdefault(one.carrier_call_id if stranger else number, one)
+    return list(kept.values())
 
 
 def _pages(engine: Engine, run_id: UUID) -> Iterator[list[Any]]:
@@ -92,15 +109,18 @@ def _pages(engine: Engine, run_id: UUID) -> Iterator[list[Any]]:
 
 def _compare(engine: Engine, carrier: Carrier, row: Any) -> list[Difference]:
     try:
-        if row["carrier_call_id"]:
-            return _compare_known(carrier, row)
-        return _look_for_strangers(engine, carrier, row)
+        since = row["claimed_at"] - MATCH_BEFORE
+        calls = carrier.find(to=row["phone"], caller_id=row["caller_id"], since=since)
+        strangers = _strangers(engine, carrier, row, calls)
+        return strangers + (_compare_known(carrier, row, calls) if row["carrier_call_id"] else [])
     except CarrierUnavailable as error:
         return [_difference("carrier_unavailable", row, None, str(error))]
 
 
-def _compare_known(carrier: Carrier, row: Any) -> list[Difference]:
-    call = carrier.look_up(row["carrier_call_id"])
+def _compare_known(carrier: Carrier, row: Any, calls: list[CarrierCall]) -> list[Difference]:
+    sid = row["carrier_call_id"]
+    listed = (call for call in calls if call.carrier_call_id == sid)
+    call = next(listed, None) or carrier.look_up(sid)
     if call is None:
         return [_difference("carrier_does_not_know", row, None, "nothing")]
     if call.progress.is_final and row["state"] != AttemptState.ENDED:
@@ -110,17 +130,37 @@ def _compare_known(carrier: Carrier, row: Any) -> list[Difference]:
     return []
 
 
-def _look_for_strangers(engine: Engine, carrier: Carrier, row: Any) -> list[Difference]:
-    since = row["claimed_at"] - timedelta(seconds=2)
-    calls = carrier.find(to=row["phone"], caller_id=row["caller_id"], since=since)
+def _strangers(
+    engine: Engine, carrier: Carrier, row: Any, calls: list[CarrierCall]
+) -> list[Difference]:
+    """Find calls by a program to the attempt's phone, about then, that no attempt of ours has.
+
+    Also for an attempt whose own call is known: that is where a double hides.
+    """
+    near = [call for call in calls if _is_near(call, row)]
+    return [_stranger(carrier, row, call) for call in _without_owner(engine, row, near)]
+
+
+def _is_near(call: CarrierCall, row: Any) -> bool:
+    if not call.placed_by_api or call.carrier_call_id == row["carrier_call_id"]:
+        return False
+    return call.created_at is None or call.created_at <= row["claimed_at"] + MATCH_AFTER
+
+
+def _without_owner(engine: Engine, row: Any, calls: list[CarrierCall]) -> list[CarrierCall]:
+    if not calls:
+        return []
     values = {"carrier": row["carrier"], "sids": [call.carrier_call_id for call in calls]}
     with engine.connect() as connection:
         known = set(connection.execute(_KNOWN, values).scalars())
-    return [
-        _difference("we_do_not_know", row, call, str(call.progress))
-        for call in calls
-        if call.carrier_call_id not in known
-    ]
+    return [call for call in calls if call.carrier_call_id not in known]
+
+
+def _stranger(carrier: Carrier, row: Any, call: CarrierCall) -> Difference:
+    # The only call of an attempt is no double, even if we never heard of it.
+    is_ours = carrier.attempt_of(call.carrier_call_id) == row["id"]
+    kind = "double" if is_ours and row["carrier_call_id"] else "we_do_not_know"
+    return _difference(kind, row, call, str(call.progress))
 
 
 def _difference(kind: str, row: Any, call: CarrierCall | None, carriers: str) -> Difference:

@@ -15,7 +15,7 @@ from outbound.errors import ConfigError
 
 T = TypeVar("T")
 
-DEADLOCK, SERIALIZATION = "40P01", "40001"
+DEADLOCK, SERIALIZATION, UNIQUE = "40P01", "40001", "23505"
 TRIES = 4
 """A transaction is tried once and again up to three times."""
 
@@ -82,7 +82,9 @@ def transaction(engine: Engine, body: Callable[[Connection], T]) -> T:
 
 def repeatable(error: DBAPIError) -> bool:
     """Tell whether the same transaction may succeed when it is run again from the start."""
-    return error.connection_invalidated or sqlstate(error) in (DEADLOCK, SERIALIZATION)
+    # A unique constraint that decided against us shows us the winner at the next try.
+    known = (DEADLOCK, SERIALIZATION, UNIQUE)
+    return error.connection_invalidated or sqlstate(error) in known
 
 
 def sqlstate(error: DBAPIError) -> str | None:

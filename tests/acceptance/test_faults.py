@@ -119,7 +119,7 @@ def test_the_web_process_restarted_in_the_middle_of_a_run_loses_nothing(world, e
     key = world.account(engine)
     run = world.post_run(key, phones(60), calls_per_second=40.0, ring_timeout=5)
     wait_until(lambda: world.summary()["calls"] >= 20)
-    world.web.kill()
+    world.web.kill_with_children()
     world.start_web()
     # A callback that met nobody is asked for again by the carrier, or looked up.
     world.wait_for_run(key, run, 90)

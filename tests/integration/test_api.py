@@ -424,8 +424,8 @@ class TestCalls:
             ("UPDATE runs SET status = 'paused'", "paused"),
             ("UPDATE runs SET status = 'scheduled'", "start_at"),
             (
-                "INSERT INTO breakers"
-                " SELECT id, 'twilio', now(), now() + '1 hour', 'x' FROM accounts",
+                """INSERT INTO breakers
+                   SELECT id, 'twilio', now(), now() + '1 hour', 'x' FROM accounts""",
                 "breaker",
             ),
             ("UPDATE account_pace SET stopped = true", "pace"),

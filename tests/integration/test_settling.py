@@ -244,6 +244,28 @@ def test_a_carrier_id_that_another_attempt_has_is_a_conflict_and_dropped(node, e
     assert attempt_of(engine, second.attempt_id)["state"] == "sending"
 
 
+def test_a_carriers_call_belongs_to_one_attempt_also_when_two_hear_of_it_at_once(
+    node, engine, account
+):
+    make_run(engine, account, [phone(1), phone(2)])
+    first, second = claim(node, account)
+    word = {"carrier_call_id": "CA1", "progress": Progress.RINGING}
+    with engine.connect() as earlier:
+        transaction = earlier.begin()
+        recording.settle_in(
+            earlier, node, [Evidence(first.attempt_id, Kind.WORD, "callback", **word)]
+        )
+        with ThreadPoolExecutor(1) as pool:
+            later = pool.submit(say, node, second.attempt_id, Progress.RINGING, "CA1")
+            waiting = "SELECT count(*) AS n FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            while not one(engine, waiting)["n"]:
+                pass
+            transaction.commit()
+            assert not later.result(10).moved
+    assert attempt_of(engine, first.attempt_id)["state"] == "placed"
+    assert attempt_of(engine, second.attempt_id)["carrier_call_id"] is None
+
+
 def test_the_last_two_calls_of_a_run_that_end_at_once_complete_it(node, engine, account):
     for round_ in range(10):
         run = make_run(engine, account, [phone(2 * round_), phone(2 * round_ + 1)])

@@ -16,6 +16,7 @@ from uuid import uuid4
 import click
 import requests
 from rich.console import Console
+from sqlalchemy import Engine, text
 
 from outbound import accounts, config, db
 from outbound.cli.client import Client
@@ -31,6 +32,8 @@ LEASE = {
     "OUTBOUND_RECORD_MARGIN_SECONDS": "1",
     "OUTBOUND_LEASE_SECONDS": "4",
 }
+_HAS_SCHEMA = text("SELECT to_regclass('runs') IS NOT NULL")
+_OPEN_RUNS = text("SELECT count(*) FROM runs WHERE ended_at IS NULL")
 PHONES = ("--ring-seconds", "0.4", "--talk-seconds", "0.6", "--spread", "0.5")
 # Answers of the carrier take this long, so that the killed worker has some on the wire.
 FAULTS = {"accept_delay_seconds": 0.05, "create_delay_seconds": 0.05}
@@ -81,6 +84,7 @@ class Play:
         self._say("starting PostgreSQL, Redis, a carrier, web, two workers and a reconciler")
         self._system.environment |= LEASE
         self._system.start_servers()
+        self._refuse_real_work()
         self._system.run("migrate")
         self._system.start_carrier(*PHONES, "--faults", json.dumps(FAULTS))
         self._system.start_web()
@@ -91,10 +95,22 @@ class Play:
         self._run = self._client.post("/runs", self._body())["run_id"]
         self._say(f"posted a run of {self._leads} leads")
 
-    def _make_account(self) -> str:
+    def _refuse_real_work(self) -> None:
+        # A worker claims whatever is due: real leads would be "called" at the emulator.
+        with self._engine().connect() as connection:
+            has_schema = connection.execute(_HAS_SCHEMA).scalar_one()
+            if has_schema and connection.execute(_OPEN_RUNS).scalar_one():
+                raise CommandError(
+                    "the database of DATABASE_URL has runs that are not over, which the demo's"
+                    " workers would take; unset DATABASE_URL or use an empty database"
+                )
+
+    def _engine(self) -> Engine:
         url = self._system.environment.get("DATABASE_URL") or self._system.settings.database_url
-        settings = config.read(environ={"DATABASE_URL": str(url)})
-        with db.connect(settings, pool=1).begin() as connection:
+        return db.connect(config.read(environ={"DATABASE_URL": str(url)}), pool=1)
+
+    def _make_account(self) -> str:
+        with self._engine().begin() as connection:
             account = accounts.create(
                 connection,
                 f"demo {uuid4().hex[:8]}",
@@ -194,7 +210,7 @@ class Play:
             "leads": self._leads,
             "calls": len(ledger),
             "duplicates": sum(n - 1 for n in of_attempt.values()) + _overlaps(ledger),
-            "lost": sum(call["outcome"] is None for call in calls) + self._leads - len(calls),
+            "lost": sum(_is_lost(call, of_attempt) for call in calls) + self._leads - len(calls),
             "unknown": run["unknown"],
             "wrong_outcomes": sum(_is_wrong(row, ours) for row in ledger),
             "strangers": len(of_attempt.keys() - ours.keys()),
@@ -226,6 +242,12 @@ def phone(n: int) -> str:
     # Mostly answered; one in ten busy (01), no answer (02) or failed (03).
     ending = (1, 2, 3)[n // 10 % 3] if n % 10 == 0 else 10 + n % 90
     return f"+1202{200 + n // 100:03d}{n % 100:02d}{ending:02d}"
+
+
+def _is_lost(call: dict[str, Any], ledger: Counter[str]) -> bool:
+    """Tell whether a call has no end, or one that the carrier never had a part in."""
+    tries = [attempt for attempt in call["attempts"] if attempt["state"] != "released"]
+    return call["outcome"] is None or not tries or tries[-1]["attempt_id"] not in ledger
 
 
 def _overlaps(ledger: list[dict[str, Any]]) -> int:

@@ -103,20 +103,32 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     client = doorbell.client(settings, read_seconds=2)
     client.ping()
     yield Finding("redis", "ok", "answers")
-    policy = client.config_get("maxmemory-policy").get("maxmemory-policy", "unknown")
-    result = "ok" if policy == "noeviction" else "warn"
-    yield Finding(
-        "redis memory",
-        result,
-        f"maxmemory-policy {policy}",
-        "set noeviction: evicted doorbells are late calls",
-    )
+    yield from _redis_options(client)
     leads = client.exists(KEY)
     yield Finding(
         "leader",
         "ok" if leads else "fail",
         "a reconciler leads" if leads else "no reconciler leads",
         "start `outbound reconciler`",
+    )
+
+
+def _redis_options(client: redis.Redis) -> Iterator[Finding]:
+    # INFO, since hosted servers refuse CONFIG. Neither option loses a lead: both cost time.
+    memory, disk = client.info("memory"), client.info("persistence")
+    policy = memory.get("maxmemory_policy", "unknown")
+    yield Finding(
+        "redis memory",
+        "ok" if policy == "noeviction" else "warn",
+        f"maxmemory-policy {policy}",
+        "set noeviction: evicted doorbells are late calls",
+    )
+    is_kept = bool(disk.get("aof_enabled"))
+    yield Finding(
+        "redis persistence",
+        "ok" if is_kept else "warn",
+        f"append-only file {'on' if is_kept else 'off'}",
+        "set appendonly yes: doorbells lost in a restart are late calls",
     )
 
 

@@ -64,10 +64,10 @@ class Supervisor:
     _servers: list[EmbeddedPostgres | EmbeddedRedis] = field(default_factory=list)
 
     def start_servers(self) -> None:
-        """Start PostgreSQL and Redis where no URL is set, and the carrier where none is.
+        """Start PostgreSQL and Redis where no URL is set.
 
         Raises:
-            EmbeddedError, CommandError: one of them cannot be had.
+            EmbeddedError: one of them cannot be had.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         self.environment |= {"PORT": str(self.port)}
@@ -84,10 +84,16 @@ class Supervisor:
         return server.url
 
     def start_carrier(self, *options: str) -> None:
-        """Start the emulator and make it the carrier of everything started after it."""
+        """Start the emulator and make it the carrier of everything started after it.
+
+        Whatever the environment names: a rehearsal must reach no real carrier, and the emulator's
+        callbacks no other installation.
+        """
         port = free_port()
         self.carrier_url = f"http://127.0.0.1:{port}"
         self.environment |= {
+            "OUTBOUND_CARRIER": "twilio",
+            "PUBLIC_BASE_URL": f"http://127.0.0.1:{self.port}",
             "TWILIO_ACCOUNT_SID": DEV_ACCOUNT_SID,
             "TWILIO_AUTH_TOKEN": DEV_AUTH_TOKEN,
             "TWILIO_API_BASE_URL": self.carrier_url,
@@ -124,10 +130,15 @@ class Supervisor:
         return child
 
     def run(self, *arguments: str) -> None:
-        """Run one command to its end. Raises CommandError if it fails."""
+        """Run one command to its end. Raises CommandError if it fails or takes too long."""
         child = self.start(*arguments)
         self.children.remove(child)
-        if child.process.wait(READY_SECONDS):
+        try:
+            code = child.process.wait(READY_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            raise CommandError(f"{arguments[0]} took too long{_tail(child)}") from None
+        if code:
             raise CommandError(f"{arguments[0]} failed{_tail(child)}")
 
     def wait_for(self, child: Child, ready: Callable[[], bool]) -> None:

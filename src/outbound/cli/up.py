@@ -19,6 +19,7 @@ WATCH_SECONDS = 0.5
 _SHARED = (
     "DATABASE_URL",
     "REDIS_URL",
+    "OUTBOUND_CARRIER",
     "PUBLIC_BASE_URL",
     "PORT",
     "TWILIO_ACCOUNT_SID",
@@ -68,12 +69,16 @@ def up(directory: Path, port: int | None) -> None:
 def _start(supervisor: Supervisor) -> None:
     supervisor.start_servers()
     supervisor.run("migrate")
-    if not supervisor.settings.twilio_account_sid:
+    if _has_no_carrier(supervisor.settings):
         supervisor.start_carrier()
     supervisor.start_web()
     for _ in range(WORKERS):
         supervisor.start("worker")
     supervisor.start("reconciler")
+
+
+def _has_no_carrier(settings: config.Settings) -> bool:
+    return settings.carrier == "twilio" and not settings.twilio_account_sid
 
 
 def _tell(supervisor: Supervisor) -> None:
@@ -83,8 +88,8 @@ def _tell(supervisor: Supervisor) -> None:
         for name in _SHARED
         if name in supervisor.environment
     ]
+    path.touch(mode=0o600)
     path.write_text("".join(lines))
-    path.chmod(0o600)
     click.echo(
         f"\nOutbound is up: http://127.0.0.1:{supervisor.port}/api/outbound\n"
         f"In another terminal:\n"
