@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv as csv_format
 import io
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -22,7 +22,8 @@ CSV_ROWS = 1000
 # Why a run's calls wait for another reason than their own: the same for all of them, so it is
 # read once for a page.
 _SITUATION = text("""
-    SELECT r.status, r.concurrency, r.next_send_at AS run_next, p.next_send_at AS account_next,
+    SELECT r.status, r.start_at, r.concurrency, r.next_send_at AS run_next,
+           p.next_send_at AS account_next,
            p.not_before, p.stopped, p.max_live_calls, clock_timestamp() AS now,
            EXISTS (SELECT FROM breakers b WHERE b.account_id = r.account_id) AS is_broken,
            live.of_account, live.of_run
@@ -36,18 +37,25 @@ _SITUATION = text("""
 """)
 _PAGE = text("""
     SELECT c.* FROM calls c
-     WHERE c.run_id = :run AND (CAST(:before AS bigint) IS NULL OR c.id < :before)
+     WHERE c.run_id = :run AND c.account_id = :account
+       AND (CAST(:before AS bigint) IS NULL OR c.id < :before)
        AND (CAST(:states AS text[]) IS NULL OR c.state = ANY (CAST(:states AS text[])))
        AND (CAST(:outcome AS text) IS NULL OR c.outcome = :outcome)
      ORDER BY c.id DESC LIMIT :limit
 """)
-_ONE = text("SELECT c.* FROM calls c WHERE c.id = :call AND c.run_id = :run")
+_ONE = text("""
+    SELECT c.* FROM calls c
+     WHERE c.id = :call AND c.run_id = :run AND c.account_id = :account
+""")
 _ATTEMPTS = text("""
-    SELECT * FROM attempts WHERE call_id = ANY (CAST(:calls AS bigint[])) ORDER BY call_id, number
+    SELECT * FROM attempts
+     WHERE call_id = ANY (CAST(:calls AS bigint[])) AND account_id = :account
+     ORDER BY call_id, number
 """)
 _EVENTS = text("""
     SELECT at, event, source, worker_id, actor, attempt_id, request_id, details FROM events
-     WHERE run_id = :run AND (call_id = :call OR call_id IS NULL) ORDER BY id LIMIT 1000
+     WHERE run_id = :run AND account_id = :account AND (call_id = :call OR call_id IS NULL)
+     ORDER BY id LIMIT 1000
 """)
 _EXPORT = text("""
     SELECT c.id, c.lead_id, c.phone, c.state, c.outcome, c.attempts, last.carrier_call_id,
@@ -55,11 +63,13 @@ _EXPORT = text("""
       FROM calls c LEFT JOIN LATERAL (
         SELECT a.* FROM attempts a WHERE a.call_id = c.id ORDER BY a.number DESC LIMIT 1
       ) last ON true
-     WHERE c.run_id = :run AND c.id > :after ORDER BY c.id LIMIT :limit
+     WHERE c.run_id = :run AND c.account_id = :account AND c.id > :after
+     ORDER BY c.id LIMIT :limit
 """)
 _REJECTIONS = text("""
-    SELECT index, lead_id, code FROM rejections
-     WHERE run_id = :run AND index > :after ORDER BY index LIMIT :limit
+    SELECT j.index, j.lead_id, j.code FROM rejections j JOIN runs r ON r.id = j.run_id
+     WHERE j.run_id = :run AND r.account_id = :account AND j.index > :after
+     ORDER BY j.index LIMIT :limit
 """)
 _OWNS = text("SELECT EXISTS (SELECT FROM runs WHERE id = :run AND account_id = :account)")
 
@@ -104,6 +114,7 @@ def page(
         raise _unknown_word("outcome")
     values = {
         "run": run_id,
+        "account": account_id,
         "states": _states(state),
         "outcome": outcome,
         "limit": most + 1,
@@ -111,7 +122,8 @@ def page(
     }
     rows = connection.execute(_PAGE, values).mappings().all()
     more = pages.encode(rows[most - 1]["id"]) if len(rows) > most else None
-    return {"items": _show_all(connection, rows[:most], situation), "next_cursor": more}
+    items = _show_all(connection, account_id, rows[:most], situation)
+    return {"items": items, "next_cursor": more}
 
 
 def _states(state: str | None) -> list[str] | None:
@@ -132,11 +144,11 @@ def _unknown_word(name: str) -> Refused:
 def one(connection: Connection, account_id: UUID, run_id: UUID, call_id: str) -> dict[str, Any]:
     """Read one call with its timeline. Raises Refused if the account has no such call."""
     situation = _situation(connection, account_id, run_id)
-    values = {"call": parse_id(call_id), "run": run_id}
+    values = {"call": parse_id(call_id), "run": run_id, "account": account_id}
     row = connection.execute(_ONE, values).mappings().first()
     if row is None:
         raise not_found("call")
-    (shown,) = _show_all(connection, [row], situation)
+    (shown,) = _show_all(connection, account_id, [row], situation)
     events = connection.execute(_EVENTS, values).mappings()
     return shown | {"timeline": _timeline(shown["attempts"], events)}
 
@@ -150,11 +162,11 @@ def _situation(connection: Connection, account_id: UUID, run_id: UUID) -> RowMap
 
 
 def _show_all(
-    connection: Connection, rows: Iterable[RowMapping], situation: RowMapping
+    connection: Connection, account_id: UUID, rows: Sequence[RowMapping], situation: RowMapping
 ) -> list[dict[str, Any]]:
-    rows = list(rows)
+    values = {"calls": [row["id"] for row in rows], "account": account_id}
+    found = connection.execute(_ATTEMPTS, values).mappings()
     attempts: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    found = connection.execute(_ATTEMPTS, {"calls": [row["id"] for row in rows]}).mappings()
     for attempt in found:
         attempts[attempt["call_id"]].append(_show_attempt(attempt))
     return [_show(row, attempts[row["id"]], situation) for row in rows]
@@ -176,22 +188,32 @@ def _show(row: RowMapping, attempts: list[dict[str, Any]], situation: RowMapping
 
 
 def _why_it_waits(row: RowMapping, situation: RowMapping) -> str | None:
+    # What a claim or a retry wrote is the call's own reason, and holds until the call is due.
+    if row["waiting_for"] and row["next_attempt_at"] > situation["now"]:
+        return str(row["waiting_for"])
+    return _why_all_wait(situation)
+
+
+def _why_all_wait(situation: RowMapping) -> str | None:
+    """Say why a run's due calls wait: first what a person set, then what passes by itself."""
     now = situation["now"]
     if situation["status"] == RunStatus.PAUSED:
         return "paused"
-    if situation["status"] == RunStatus.SCHEDULED:
+    if situation["status"] == RunStatus.SCHEDULED or _is_after(situation["start_at"], now):
         return "start_at"
-    if row["next_attempt_at"] > now:
-        return str(row["waiting_for"]) if row["waiting_for"] else "pace"
     if situation["is_broken"]:
         return "breaker"
+    if situation["stopped"] or _is_after(situation["not_before"], now):
+        return "pace"
     full = situation["of_account"] >= situation["max_live_calls"]
     if full or situation["of_run"] >= situation["concurrency"]:
         return "slots"
-    soon = now + policy.LOOK_AHEAD
-    paces = (situation["not_before"], situation["account_next"], situation["run_next"])
-    late = situation["stopped"] or any(at and at > soon for at in paces)
-    return "pace" if late else None
+    nexts = (situation["account_next"], situation["run_next"])
+    return "pace" if any(_is_after(at, now + policy.LOOK_AHEAD) for at in nexts) else None
+
+
+def _is_after(at: datetime | None, moment: datetime) -> bool:
+    return at is not None and at > moment
 
 
 def _show_attempt(row: RowMapping) -> dict[str, Any]:
@@ -215,33 +237,38 @@ def _time(at: datetime | None) -> str | None:
 
 
 def _timeline(attempts: list[dict[str, Any]], events: Iterable[RowMapping]) -> list[dict[str, Any]]:
-    # The happy path has no event rows of its own for what the attempt's times tell already.
-    steps = [
+    # The happy path has no event rows of its own for what the attempt's times tell already;
+    # where there is a row for the same fact, it says more.
+    told = [_show_event(event) for event in events]
+    known = {(entry["attempt_id"], entry["event"]) for entry in told}
+    steps = [step for attempt in attempts for step in _steps(attempt)]
+    fresh = [step for step in steps if (step["attempt_id"], step["event"]) not in known]
+    return sorted(fresh + told, key=lambda entry: str(entry["at"]))
+
+
+def _steps(attempt: dict[str, Any]) -> list[dict[str, Any]]:
+    # A released attempt has an end as well, yet it never was a call.
+    last = attempt["state"] if attempt["ended_at"] else "ended"
+    return [
         {
             "at": attempt[f"{step}_at"],
-            "event": f"attempt_{step}",
+            "event": f"attempt_{last if step == 'ended' else step}",
             "source": "attempt",
             "attempt_id": attempt["attempt_id"],
             "number": attempt["number"],
         }
-        for attempt in attempts
         for step in _STEPS
         if attempt[f"{step}_at"]
     ]
-    told = [
-        {
-            "at": rfc3339(event["at"]),
-            "event": event["event"],
-            "source": event["source"],
-            "attempt_id": str(event["attempt_id"]) if event["attempt_id"] else None,
-            "worker_id": event["worker_id"],
-            "actor": event["actor"],
-            "request_id": event["request_id"],
-            "details": event["details"],
-        }
-        for event in events
-    ]
-    return sorted(steps + told, key=lambda entry: str(entry["at"]))
+
+
+def _show_event(event: RowMapping) -> dict[str, Any]:
+    plain = ("event", "source", "worker_id", "actor", "request_id", "details")
+    return {
+        "at": rfc3339(event["at"]),
+        "attempt_id": str(event["attempt_id"]) if event["attempt_id"] else None,
+        **{name: event[name] for name in plain},
+    }
 
 
 def csv(engine: Engine, account_id: UUID, run_id: UUID) -> Iterator[bytes]:
@@ -254,15 +281,15 @@ def csv(engine: Engine, account_id: UUID, run_id: UUID) -> Iterator[bytes]:
     """
     with engine.connect() as connection:
         _check_owner(connection, account_id, run_id)
-    return _csv_pages(engine, run_id)
+    return _csv_pages(engine, account_id, run_id)
 
 
-def _csv_pages(engine: Engine, run_id: UUID) -> Iterator[bytes]:
+def _csv_pages(engine: Engine, account_id: UUID, run_id: UUID) -> Iterator[bytes]:
     yield "\N{BYTE ORDER MARK}".encode() + _csv_lines([_COLUMNS])
     after = 0
     while True:
         with engine.connect() as connection:
-            values = {"run": run_id, "after": after, "limit": CSV_ROWS}
+            values = {"run": run_id, "account": account_id, "after": after, "limit": CSV_ROWS}
             rows = connection.execute(_EXPORT, values).all()
         if not rows:
             return
@@ -295,7 +322,12 @@ def rejections(
     """
     most, after = pages.parse_limit(limit), pages.decode_int(cursor)
     _check_owner(connection, account_id, run_id)
-    values = {"run": run_id, "after": -1 if after is None else after, "limit": most + 1}
+    values = {
+        "run": run_id,
+        "account": account_id,
+        "after": -1 if after is None else after,
+        "limit": most + 1,
+    }
     rows = [dict(row) for row in connection.execute(_REJECTIONS, values).mappings()]
     more = pages.encode(rows[most - 1]["index"]) if len(rows) > most else None
     return {"items": rows[:most], "next_cursor": more}

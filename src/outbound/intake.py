@@ -14,8 +14,9 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, insert, text
+from sqlalchemy.exc import DBAPIError
 
-from outbound import accounts, doorbell, idempotency, logs, schemas, settling, urls
+from outbound import accounts, db, doorbell, idempotency, logs, schemas, settling, urls
 from outbound.accounts import Caller
 from outbound.errors import Fault, Refused, invalid
 from outbound.idempotency import Stored
@@ -28,6 +29,9 @@ log = logs.get(__name__)
 
 LISTED_REJECTIONS = 1000
 TWIN_MINUTES = 10
+STORE_MS, LOCK_MS = 60_000, 5_000
+"""100,000 calls take one INSERT of 2 to 5 s, and longer on a busy server: more than the time
+that a statement has otherwise."""
 
 _TWIN = text("""
     SELECT id FROM runs
@@ -74,7 +78,8 @@ def create(node: Node, caller: Caller, data: Any, body_hash: bytes, key: str | N
     request = schemas.parse(schemas.RunRequest, data)
     columns = _columns(node, request, account)
     parsed = parse_leads(request.leads, region=account["default_region"], twiml=columns["twiml"])
-    request.leads.clear()
+    for held in (request.leads, data["leads"]):
+        held.clear()  # `parsed` has all that is stored, while other requests need the memory
     _refuse_hopeless(request, parsed)
     run_id = uuid7()
     columns |= {
@@ -87,6 +92,7 @@ def create(node: Node, caller: Caller, data: Any, body_hash: bytes, key: str | N
         "request_id": caller.request_id,
     }
     with node.engine.begin() as connection:
+        db.set_timeouts(connection, statement_ms=STORE_MS, lock_ms=LOCK_MS)
         stored = idempotency.once(
             connection,
             caller.account_id,
@@ -100,9 +106,8 @@ def create(node: Node, caller: Caller, data: Any, body_hash: bytes, key: str | N
 
 
 def _columns(node: Node, request: schemas.RunRequest, account: dict[str, Any]) -> dict[str, Any]:
-    now = datetime.now(UTC)
-    start_at = request.start_at if request.start_at and request.start_at > now else None
-    faults = _time_faults(request, now)
+    now, faults = datetime.now(UTC), list[Fault]()
+    start_at, expires_at = _times(request, now, faults)
     script = _script(node, request, account, faults)
     caller_id = _caller_id(request, account, faults)
     if faults:
@@ -122,17 +127,30 @@ def _columns(node: Node, request: schemas.RunRequest, account: dict[str, Any]) -
         "on_unknown": request.on_unknown.action,
         "on_unknown_after": request.on_unknown.after,
         "start_at": start_at,
-        "expires_at": request.expires_at,
+        "expires_at": expires_at,
         "metadata": request.metadata,
     }
 
 
-def _time_faults(request: schemas.RunRequest, now: datetime) -> list[Fault]:
-    expires = request.expires_at
-    if expires and expires <= max(now, request.start_at or now):
+def _times(
+    request: schemas.RunRequest, now: datetime, faults: list[Fault]
+) -> tuple[datetime | None, datetime | None]:
+    start_at = _in_utc("start_at", request.start_at, faults)
+    expires_at = _in_utc("expires_at", request.expires_at, faults)
+    if expires_at and expires_at <= max(now, start_at or now):
         detail = "expires_at must be after now and after start_at."
-        return [Fault("#/expires_at", "too_early", detail)]
-    return []
+        faults.append(Fault("#/expires_at", "too_early", detail))
+    return start_at if start_at and start_at > now else None, expires_at
+
+
+def _in_utc(name: str, at: datetime | None, faults: list[Fault]) -> datetime | None:
+    # 9999-12-31T23:59-01:00 is year 10000 in UTC: PostgreSQL stores it, Python cannot read it
+    # back, and then neither the run nor any list that contains it could be shown.
+    try:
+        return at.astimezone(UTC) if at else None
+    except OverflowError:
+        faults.append(Fault(f"#/{name}", "invalid_time", "Must lie in the years 1 to 9999 in UTC."))
+        return None
 
 
 def _script(
@@ -240,7 +258,11 @@ def _refuse_twin(connection: Connection, columns: dict[str, Any]) -> None:
 
 def _copy(connection: Connection, statement: str, lines: Iterator[str]) -> None:
     cursor = connection.connection.driver_connection.cursor()  # type: ignore[union-attr]
-    cursor.copy_expert(statement, _Lines(lines))
+    try:
+        cursor.copy_expert(statement, _Lines(lines))
+    except connection.dialect.loaded_dbapi.Error as error:
+        # The driver's own error, since SQLAlchemy knows no COPY; the API looks for this one.
+        raise DBAPIError(statement, None, error) from error
 
 
 class _Lines(io.TextIOBase):

@@ -19,12 +19,17 @@ MAX_VARIABLES_BYTES = 2048
 MAX_TWIML = 4000
 
 _FIELDS = frozenset(("lead_id", "phone", "variables"))
-_PLACEHOLDER = re.compile(r"\{\{\s*([^{}]+?)\s*\}\}")
-_MANGLED = re.compile(r"\d(?:[.,]\d+)?[eE]\+?\d+")
+# The spaces inside are stripped, not matched: two repeats that take the same characters need
+# cubic time over a template of blanks.
+_PLACEHOLDER = re.compile(r"\{\{([^{}]+)\}\}")
+# 9.72E+11 lost its digits; 4930123456.0 gained one, and may be somebody else's valid number.
+_MANGLED = re.compile(r"\d(?:[.,]\d+)?[eE]\+?\d+|^\s*'?\+?\d+[.,]0+\s*$")
 # Digits of any script, and what people write between them. Letters would silently become
 # digits, and an extension would silently be dropped.
 _PHONE = re.compile(r"[\s\u200e\u200f\u202a-\u202e+()./\-\u2010-\u2015'\d]+")
 _QUOTES = {'"': "&quot;", "'": "&apos;"}
+_NOT_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+_MOST = 2**53  # beyond it PostgreSQL and Python write a number in different ways
 
 
 @dataclass(frozen=True)
@@ -143,7 +148,7 @@ def _check_variables(variables: Any) -> str | None:
     if not isinstance(variables, dict) or len(variables) > MAX_VARIABLES:
         raise BadLead("invalid_variables")
     for name, value in variables.items():
-        if not name or len(name) > MAX_LEAD_ID or isinstance(value, (dict, list)):
+        if not name or len(name) > MAX_LEAD_ID or not _is_plain(value):
             raise BadLead("invalid_variables")
     stored = json.dumps(variables, ensure_ascii=False)
     if len(stored.encode()) > MAX_VARIABLES_BYTES:
@@ -151,9 +156,18 @@ def _check_variables(variables: Any) -> str | None:
     return stored if variables else None
 
 
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (int, float)):
+        return abs(value) <= _MOST
+    return value is None or isinstance(value, str)
+
+
 def _check_filled(twiml: str, variables: dict[str, Any]) -> None:
-    if any(name not in variables for name in _PLACEHOLDER.findall(twiml)):
-        raise BadLead("missing_variable")
+    for name in _PLACEHOLDER.findall(twiml):
+        if name.strip() not in variables:
+            raise BadLead("missing_variable")
+        if _NOT_XML.search(_text(variables[name.strip()])):
+            raise BadLead("invalid_variables")
     if len(fill_twiml(twiml, variables)) > MAX_TWIML:
         raise BadLead("twiml_too_long")
 
@@ -163,7 +177,7 @@ def fill_twiml(template: str, variables: dict[str, Any]) -> str:
     if "{{" not in template:
         return template
     return _PLACEHOLDER.sub(
-        lambda found: escape(_text(variables[found.group(1)]), _QUOTES), template
+        lambda found: escape(_text(variables[found.group(1).strip()]), _QUOTES), template
     )
 
 

@@ -18,10 +18,17 @@ _LOCAL_NAMES = (
     "localdomain",
     "home.arpa",
     "onion",
+    "svc",
     "test",
     "invalid",
 )
-_METADATA = ("metadata", "metadata.google.internal", "instance-data")
+_METADATA = ("metadata", "metadata.google.internal", "instance-data", "168.63.129.16")
+# IPv6 prefixes whose last 32 bits are an IPv4 address: NAT64, and the translated form of SIIT.
+_CARRIES_IPV4 = (
+    ipaddress.IPv6Network("64:ff9b::/96"),
+    ipaddress.IPv6Network("::ffff:0:0:0/96"),
+)
+_LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
 
 
 def check(url: str, *, allow_private: bool) -> str | None:
@@ -33,7 +40,7 @@ def check(url: str, *, allow_private: bool) -> str | None:
     Returns:
         `invalid_url`, `url_not_allowed`, or None.
     """
-    if any(ord(char) <= 32 or char in '\\"<>^`{|}' for char in url):
+    if any(ord(char) <= 32 or char in '\\"<>^`{|}\x7f' for char in url):
         return "invalid_url"
     try:
         parts = urlsplit(url)
@@ -42,6 +49,8 @@ def check(url: str, *, allow_private: bool) -> str | None:
         return "invalid_url"
     if parts.scheme.lower() not in ("http", "https") or not host:
         return "invalid_url"
+    if "[" in parts.netloc and ":" not in host:
+        return "invalid_url"  # the address of some later IP version
     if "@" in parts.netloc:
         return "url_not_allowed"
     return None if allow_private or _is_public(host) else "url_not_allowed"
@@ -55,7 +64,7 @@ def _is_public(host: str) -> bool:
     name = name.replace("。", ".")
     address = _address(name.strip("[]").partition("%")[0])
     if address is not None:
-        return _is_global(address)
+        return str(address) not in _METADATA and _is_global(address)
     labels = name.split(".")
     if len(labels) < 2 or name in _METADATA or not re.fullmatch(r"[a-z0-9.\-]+", _ascii(name)):
         return False
@@ -101,10 +110,9 @@ def _number(part: str) -> int | None:
 def _is_global(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1]
-        nat64 = ipaddress.IPv6Network("64:ff9b::/96")
-        if address in nat64:
+        if any(address in network for network in _CARRIES_IPV4):
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is None and int(address) >> 32 == 0:
+        if address in _LOCAL_NAT64 or (inner is None and int(address) >> 32 == 0):
             return False
         if inner is not None:
             return _is_global(inner)

@@ -63,17 +63,6 @@ def directory():
         yield Path(place)
 
 
-def test_a_worker_is_killed_and_no_lead_is_called_twice_or_lost(directory):
-    code, out, err = run_demo(directory, "--json", "--leads", "100")
-    assert code == 0, err
-    result = json.loads(out)
-    assert result["true"] is True
-    assert result["leads"] == sum(result["outcomes"].values()) == 100
-    assert (result["duplicates"], result["lost"], result["unknown"]) == (0, 0, 0)
-    assert "with SIGKILL" in err
-    assert list(directory.glob("worker-*.log"))
-
-
 def test_the_users_own_carrier_and_address_take_no_part(directory):
     code, out, err = run_demo(
         directory,

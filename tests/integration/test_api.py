@@ -294,6 +294,17 @@ class TestRuns:
         assert len({a.text for a in answers if a.status_code == 202}) == 1
         assert len(rows(engine, "SELECT * FROM runs")) == 1
 
+    def test_one_key_with_many_bodies_makes_one_run(self, client, engine):
+        headers = {"Idempotency-Key": "k-1"}
+        with ThreadPoolExecutor(10) as pool:
+            answers = list(
+                pool.map(
+                    lambda n: client.post("/runs", body(name=str(n)), headers=headers), range(20)
+                )
+            )
+        assert {a.status_code for a in answers} <= {202, 409, 422}
+        assert len(rows(engine, "SELECT * FROM runs")) == 1
+
     def test_a_key_gives_the_first_answer_again_and_refuses_another_body(self, client, engine):
         headers = {"Idempotency-Key": "k-1"}
         first = client.post("/runs", body(), headers=headers)

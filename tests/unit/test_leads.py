@@ -1,5 +1,7 @@
 """Leads are checked one by one; a bad one never sinks the others."""
 
+import time
+
 import pytest
 
 from outbound.leads import BadLead, fill_answer_url, fill_twiml, parse_leads, parse_phone
@@ -13,6 +15,7 @@ from outbound.leads import BadLead, fill_answer_url, fill_twiml, parse_leads, pa
         ("00972 50 234 5678", "IL", "+972502345678"),
         ("050-2345678", "IL", "+972502345678"),
         ("(202) 555-0101", "US", "+12025550101"),
+        ("202.555.0100", "US", "+12025550100"),
         ("'+12025550101", None, "+12025550101"),
         ("\u200e+12025550101", None, "+12025550101"),
         ("+٩٧٢٥٠٢٣٤٥٦٧٨", None, "+972502345678"),
@@ -38,6 +41,9 @@ def test_what_people_write_becomes_e164(given, region, e164):
         ("+12025550101;ext=2", "invalid_phone"),
         ("9.72E+11", "phone_mangled"),
         ("9,72502E+11", "phone_mangled"),
+        ("+4930123456.0", "phone_mangled"),
+        (" +4930123456,00 ", "phone_mangled"),
+        ("4930123456.0", "phone_mangled"),
         ("0502345678", "phone_needs_region"),
         ("5" * 65, "invalid_phone"),
         (True, "invalid_phone"),
@@ -75,6 +81,8 @@ def test_a_rejected_lead_takes_nobodys_place():
         ({"": 1}, "invalid_variables"),
         ({"k": {}}, "invalid_variables"),
         ({"k": "x" * 2048}, "variables_too_large"),
+        ({"k": 2**53 + 1}, "invalid_variables"),
+        ({"k": -1e300}, "invalid_variables"),
     ],
 )
 def test_variables_have_limits(variables, code):
@@ -87,6 +95,32 @@ def test_placeholders_are_filled_and_escaped_for_xml():
         "<Say to='{{ to }}'>{{name}}{{ok}}</Say>", {"name": "<b>&", "to": "'\"", "ok": True}
     )
     assert filled == "<Say to='&apos;&quot;'>&lt;b&gt;&amp;true</Say>"
+
+
+def test_a_numbers_trailing_zero_is_never_dialled_as_a_digit():
+    # +49301234560 is a valid number too, and somebody else's.
+    assert parse_phone("+49301234560", None) == "+49301234560"
+    with pytest.raises(BadLead, match=r"^phone_mangled$"):
+        parse_phone("+4930123456.0", None)
+
+
+@pytest.mark.parametrize("value", ["a\x01b", "\x0b", "\ufffe"])
+def test_what_xml_cannot_say_is_refused_where_it_would_be_filled_in(value):
+    lead = {"lead_id": "a", "phone": "+12025550101", "variables": {"name": value}}
+    filled = parse_leads([lead], region=None, twiml="<Say>{{name}}</Say>")
+    assert [one.code for one in filled.rejections] == ["invalid_variables"]
+    assert len(parse_leads([lead], region=None, twiml="<Say/>").accepted) == 1
+
+
+@pytest.mark.parametrize("template", ["{{" + " " * 3996, "{{ " * 1300, "{" * 4000, "{{a" * 1300])
+def test_no_template_takes_more_than_an_instant(template):
+    started = time.process_time()
+    assert fill_twiml(template, {}) == template
+    assert time.process_time() - started < 0.2
+
+
+def test_a_placeholder_may_have_spaces_around_its_name():
+    assert fill_twiml("{{a}}{{ a }}{{\ta\n}}{{a b}}", {"a": 1, "a b": 2}) == "1112"
 
 
 def test_a_variable_is_never_filled_into_another_one():

@@ -203,6 +203,18 @@ def test_a_later_attempt_keeps_its_call():
     assert (call.state, call.outcome) == (CallState.DIALING, None)
 
 
+def test_news_of_an_old_attempt_do_not_move_the_retry_of_a_later_one():
+    waiting = replace(
+        CALL,
+        state=CallState.QUEUED,
+        waiting_for="retry",
+        next_attempt_at=NOW + timedelta(seconds=60),
+        attempts=2,
+    )
+    first, second = ended(Outcome.ANSWERED), ended(Outcome.BUSY, 2)
+    assert settle(waiting, first, [first, second], RUN, NOW, None) == waiting
+
+
 def test_a_run_that_no_longer_dials_queues_nothing():
     over = replace(RUN, dials=False)
     assert settled(ended(Outcome.BUSY), run=over).outcome is Outcome.BUSY

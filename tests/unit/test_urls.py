@@ -56,6 +56,11 @@ REFUSED = [
     "http://[64:ff9b::7f00:1]",
     "http://[2002:7f00:1::]",
     "http://[::127.0.0.1]",
+    "http://[::ffff:0:127.0.0.1]",
+    "http://[64:ff9b:1::7f00:1]",
+    "http://[2001:0:4136:e378:8000:63bf:80ff:fffe]",
+    "http://168.63.129.16",
+    "http://kubernetes.default.svc",
     "http://user@example.com",
     "http://example.com@127.0.0.1",
     "http://user:pass@example.com",
@@ -95,6 +100,8 @@ INVALID = [
     "http:///x",
     "data:text/xml,x",
     "http://example.com:x",
+    "http://example.com/\x7f",
+    "http://[v1.x]/",
 ]
 
 ALLOWED = [
@@ -104,6 +111,8 @@ ALLOWED = [
     "https://sub.example.co.il/",
     "https://8.8.8.8/",
     "https://[2606:4700::1111]/",
+    "https://[::ffff:8.8.8.8]/",
+    "https://[64:ff9b::808:808]/",
     "https://xn--4dbrk0ce.example.com",
     "https://1.example.com",
     "https://א.example.com",

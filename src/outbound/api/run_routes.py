@@ -32,6 +32,11 @@ def _run_id(text: str) -> UUID:
         raise not_found("run") from None
 
 
+def _param(req: Request, name: str) -> str | None:
+    """Read a parameter of the query; a form sends an empty one for a filter that is not set."""
+    return req.get_param(name) or None
+
+
 def create_run(req: Request, resp: Response) -> None:
     """POST /runs."""
     data = read_json(req)
@@ -47,9 +52,9 @@ def list_runs(req: Request, resp: Response) -> None:
         found = progress.runs(
             connection,
             req.context.caller.account_id,
-            req.get_param("status"),
-            req.get_param("limit"),
-            req.get_param("cursor"),
+            _param(req, "status"),
+            _param(req, "limit"),
+            _param(req, "cursor"),
         )
     send(resp, found)
 
@@ -60,10 +65,16 @@ def show_run(req: Request, resp: Response, run_id: str) -> None:
     etag = progress.etag(body)
     resp.set_header("ETag", etag)
     resp.set_header("Cache-Control", "no-cache")
-    if etag in [one.strip() for one in (req.get_header("If-None-Match") or "").split(",")]:
+    if _knows(req, etag):
         resp.status = 304
         return
     send(resp, body)
+
+
+def _knows(req: Request, etag: str) -> bool:
+    # Compared weakly (RFC 9110): a proxy that compresses marks our ETag with W/.
+    given = (req.get_header("If-None-Match") or "").split(",")
+    return any(one.strip().removeprefix("W/") in (etag, "*") for one in given)
 
 
 def _read_run(req: Request, run_id: UUID) -> dict[str, Any]:
@@ -120,10 +131,10 @@ def list_calls(req: Request, resp: Response, run_id: str) -> None:
             connection,
             req.context.caller.account_id,
             _run_id(run_id),
-            req.get_param("state"),
-            req.get_param("outcome"),
-            req.get_param("limit"),
-            req.get_param("cursor"),
+            _param(req, "state"),
+            _param(req, "outcome"),
+            _param(req, "limit"),
+            _param(req, "cursor"),
         )
     send(resp, found)
 
@@ -153,8 +164,8 @@ def list_rejections(req: Request, resp: Response, run_id: str) -> None:
             connection,
             req.context.caller.account_id,
             _run_id(run_id),
-            req.get_param("limit"),
-            req.get_param("cursor"),
+            _param(req, "limit"),
+            _param(req, "cursor"),
         )
     send(resp, found)
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from outbound import __version__
-from outbound.cli.errors import explain
+from outbound.cli.errors import explain, explain_usage
 
 COMMANDS = {
     "up": "outbound.cli.up:up",
@@ -52,8 +52,21 @@ class Lazy(click.Group):
 def cli() -> None:
     """Place batches of phone calls, each lead exactly as often as meant.
 
-    Start with `outbound demo`, or `outbound up` and the README.
-    """
+    Everything on one machine, to see it work:
+
+    \b
+        outbound demo
+        outbound up                          # in another terminal: . .outbound/env
+        outbound account create acme --caller-id +97231234567
+        outbound key create --account ACCOUNT_ID --role admin
+
+    A run, with OUTBOUND_API_KEY set to that key:
+
+    \b
+        outbound run create leads.csv --twiml '<Response><Say>Hi</Say></Response>'
+        outbound run watch RUN_ID
+        outbound audit RUN_ID
+    """  # noqa: D301 - click keeps the lines after this mark as they are
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -63,13 +76,9 @@ def main(arguments: list[str] | None = None) -> None:
     except click.exceptions.Abort:
         code = 130
     except click.ClickException as error:
-        error.show()
-        code = error.exit_code
+        code = explain_usage(error)
     except KeyboardInterrupt:
         code = 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        code = 0
     except Exception as error:
         code = explain(error)
         if code is None:

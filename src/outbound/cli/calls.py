@@ -10,6 +10,16 @@ from outbound.cli.client import Client, with_client
 from outbound.cli.output import json_option, show
 
 COLUMNS = ("call_id", "lead_id", "phone", "state", "outcome", "waiting_for", "next_attempt_at")
+ATTEMPT_COLUMNS = (
+    "number",
+    "state",
+    "outcome",
+    "carrier_call_id",
+    "claimed_at",
+    "ended_at",
+    "error",
+    "attempt_id",
+)
 
 
 @click.group()
@@ -39,11 +49,15 @@ def list_calls(client: Client, run_id: str, *, as_json: bool, **query: Any) -> N
 def show_call(client: Client, run_id: str, call_id: str, *, as_json: bool) -> None:
     """Show one call: its attempts and what happened when."""
     found = client.get(f"/runs/{run_id}/calls/{call_id}")
-    timeline = found.pop("timeline") if not as_json else None
-    show(found, as_json=as_json)
-    if timeline is not None:
-        click.echo()
-        show(timeline, as_json=False, columns=("at", "event", "source", "attempt_id"))
+    if as_json:
+        show(found, as_json=True)
+        return
+    attempts, timeline = found.pop("attempts"), found.pop("timeline")
+    show(found, as_json=False)
+    click.echo()
+    show(attempts, as_json=False, columns=ATTEMPT_COLUMNS)
+    click.echo()
+    show(timeline, as_json=False, columns=("at", "event", "source", "attempt_id"))
 
 
 @calls.command("resolve")
@@ -65,7 +79,17 @@ def resolve(
     as_json: bool,
     **body: Any,
 ) -> None:
-    """Settle an unknown call by your word; the carrier's later word corrects it."""
+    """Settle an unknown call by your word; the carrier's later word corrects it.
+
+    \b
+        outbound calls list RUN_ID --state unknown
+        outbound calls resolve RUN_ID CALL_ID --decision placed --outcome answered
+        outbound calls resolve RUN_ID CALL_ID --decision not_placed --note "not in the console"
+        outbound calls resolve RUN_ID --all --decision redial
+
+    not_placed: the attempt does not count, and the call is queued again. redial: it counts, and
+    the lead is dialled once more; the first call may have happened.
+    """  # noqa: D301 - click keeps the lines after this mark as they are
     if bool(call_id) == everything:
         raise click.UsageError("name one CALL_ID, or --all")
     where = f"/runs/{run_id}/resolve" if everything else f"/runs/{run_id}/calls/{call_id}/resolve"

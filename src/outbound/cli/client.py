@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
 import click
 import requests
+from requests.auth import AuthBase
 
 from outbound import config
 from outbound.cli.errors import CommandError
+from outbound.cli.output import harmless
 
 CONNECT_SECONDS, READ_SECONDS = 5, 120
+_VISIBLE = re.compile(r"[\x21-\x7e]+")
+
+
+class Away(CommandError):
+    """The API cannot be reached or is not able to answer now; asking again may help."""
+
+
+class _Bearer(AuthBase):
+    """The key, as an object: `requests` would put ~/.netrc over a plain header."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._key}"
+        return request
 
 
 class Client:
@@ -26,38 +45,76 @@ class Client:
         base = url or settings.api_url or f"http://127.0.0.1:{settings.port}"
         self._base = f"{base.rstrip('/')}/api/outbound"
         self._http = requests.Session()
-        self._http.headers["Authorization"] = f"Bearer {key}"
+        self._http.auth = _Bearer(_visible("the API key", key))
 
-    def send(self, method: str, path: str, **known: Any) -> requests.Response:
+    def send(
+        self, method: str, path: str, *, read_seconds: float = READ_SECONDS, **known: Any
+    ) -> requests.Response:
         """Send one request.
 
         Raises:
+            Away: no answer, or one that says to ask again later.
             CommandError: the API refused; the text is the problem's detail and first faults.
         """
-        timeout = (CONNECT_SECONDS, READ_SECONDS)
-        answer = self._http.request(method, self._base + path, timeout=timeout, **known)
+        timeout = (CONNECT_SECONDS, read_seconds)
+        try:
+            # A redirected POST would become a GET, and seem to have worked.
+            answer = self._http.request(
+                method, self._base + path, timeout=timeout, allow_redirects=False, **known
+            )
+        except (requests.ConnectionError, requests.Timeout):
+            raise Away(f"{self._base} does not answer; is `outbound web` running?") from None
+        except (requests.RequestException, ValueError) as error:
+            raise CommandError(f"cannot send this: {error}") from None
+        if answer.is_redirect:
+            raise CommandError(f"{self._base} has moved to {answer.headers['Location']}")
         if answer.status_code >= 400:
-            raise CommandError(_problem(answer))
+            raise (Away if answer.status_code >= 500 else CommandError)(_problem(answer))
         return answer
 
     def get(self, path: str, **query: Any) -> Any:
         """GET JSON; parameters that are None are left out."""
         wanted = {name: value for name, value in query.items() if value is not None}
-        return self.send("GET", path, params=wanted).json()
+        return _json(self.send("GET", path, params=wanted))
+
+    def get_changed(self, path: str, etag: str, read_seconds: float) -> tuple[Any, str]:
+        """GET JSON and its ETag; None and the old one if nothing has changed since."""
+        headers = {"If-None-Match": etag} if etag else {}
+        answer = self.send("GET", path, read_seconds=read_seconds, headers=headers)
+        if answer.status_code == 304:
+            return None, etag
+        return _json(answer), answer.headers.get("ETag", "")
 
     def post(self, path: str, body: Any = None, **headers: str) -> Any:
         """POST JSON."""
-        return self.send("POST", path, json=body or {}, headers=headers).json()
+        sent = {name: _visible(name, value) for name, value in headers.items()}
+        return _json(self.send("POST", path, json=body or {}, headers=sent))
+
+
+def _visible(name: str, value: str) -> str:
+    if not _VISIBLE.fullmatch(value):
+        raise CommandError(f"{name} must be visible ASCII characters")
+    return value
+
+
+def _json(answer: requests.Response) -> Any:
+    try:
+        return answer.json()
+    except ValueError:
+        raise CommandError(f"{answer.url} is not our API: its answer is no JSON") from None
 
 
 def _problem(answer: requests.Response) -> str:
     try:
         body = answer.json()
-    except ValueError:
+        faults = [f"{one['pointer']}: {one['detail']}" for one in body.get("errors", [])[:3]]
+        detail = body["detail"]
+    except (ValueError, KeyError, TypeError, AttributeError):
         return f"the API answered {answer.status_code}, and no problem+json"
-    faults = [f"{one['pointer']}: {one['detail']}" for one in body.get("errors", [])[:3]]
-    more = f" (run {body['run_id']})" if "run_id" in body else ""
-    return " ".join([body.get("detail", str(answer.status_code)) + more, *faults])
+    run = f" (run {body['run_id']})" if "run_id" in body else ""
+    later = answer.headers.get("Retry-After")
+    wait = f" (again in {later} s)" if later else ""
+    return harmless(" ".join([f"{detail}{run}{wait}", *faults]))
 
 
 def with_client(command: Callable[..., None]) -> Callable[..., None]:

@@ -77,6 +77,7 @@ class Play:
         self._client: Client
         self._run = ""
         self._said = ""
+        self._earlier: set[str] = set()
         self._deadline = time.monotonic() + SECONDS
 
     def begin(self) -> None:
@@ -87,6 +88,7 @@ class Play:
         self._refuse_real_work()
         self._system.run("migrate")
         self._system.start_carrier(*PHONES, "--faults", json.dumps(FAULTS))
+        self._earlier = {row["call_sid"] for row in self._ledger()}
         self._system.start_web()
         self._workers = [self._system.start("worker"), self._system.start("worker")]
         self._system.start("reconciler")
@@ -100,10 +102,17 @@ class Play:
         with self._engine().connect() as connection:
             has_schema = connection.execute(_HAS_SCHEMA).scalar_one()
             if has_schema and connection.execute(_OPEN_RUNS).scalar_one():
-                raise CommandError(
-                    "the database of DATABASE_URL has runs that are not over, which the demo's"
-                    " workers would take; unset DATABASE_URL or use an empty database"
-                )
+                raise CommandError(self._why_not())
+
+    def _why_not(self) -> str:
+        if self._system.settings.database_url:
+            where, instead = "of DATABASE_URL", "unset DATABASE_URL or use an empty database"
+        else:
+            where, instead = f"in {self._system.directory}", "give another --dir"
+        return (
+            f"the database {where} has runs that are not over, which the demo's workers would"
+            f" take; {instead}"
+        )
 
     def _engine(self) -> Engine:
         url = self._system.environment.get("DATABASE_URL") or self._system.settings.database_url
@@ -160,7 +169,7 @@ class Play:
         body: dict[str, Any] = self._client.get(f"/runs/{self._run}")
         line = summary(body)
         if line != self._said:
-            self._console.print(f"  {line}", highlight=False, soft_wrap=True)
+            self._console.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
             self._said = line
         return body
 
@@ -186,8 +195,9 @@ class Play:
         time.sleep(0.5)
 
     def _ledger(self) -> list[dict[str, Any]]:
-        url = f"{self._system.carrier_url}/_emulator/ledger"
-        return list(requests.get(url, timeout=10).json())
+        """Read what the carrier has of this performance; --dir may hold an earlier one's."""
+        rows = requests.get(f"{self._system.carrier_url}/_emulator/ledger", timeout=10).json()
+        return [row for row in rows if row["call_sid"] not in self._earlier]
 
     def _calls(self, state: str | None = None) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []

@@ -9,12 +9,12 @@ from urllib.parse import urlsplit
 
 import click
 import redis
-from sqlalchemy import Engine, text
+from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from outbound import config, db, doorbell, migrations
 from outbound.carriers import base
-from outbound.cli.output import json_option, show
+from outbound.cli.output import harmless, json_option, show
 from outbound.config import Settings
 from outbound.errors import ConfigError
 from outbound.reconciler.leader import KEY
@@ -22,6 +22,7 @@ from outbound.reconciler.leader import KEY
 MOST_CLOCK_SECONDS = 2
 OLDEST_POSTGRES = 150000
 UNSERVED_SECONDS = 10
+NEEDED = ("database_url", "redis_url", "public_base_url")
 
 _UNSERVED = text("""
     SELECT count(*) FROM runs r JOIN account_pace p ON p.account_id = r.account_id
@@ -47,34 +48,72 @@ class Finding:
 def doctor(*, as_json: bool) -> int:
     """Check this installation; exit code 1 if something is broken."""
     found = list(examine())
-    rows = [asdict(one) | ({"mend": ""} if one.result == "ok" else {}) for one in found]
-    show(rows, as_json=as_json, columns=("check", "result", "detail", "mend"))
+    if as_json:
+        show([asdict(one) | {"mend": _mend(one)} for one in found], as_json=True)
+    else:
+        for one in found:
+            _tell(one)
     return 1 if any(one.result == "fail" for one in found) else 0
+
+
+def _mend(finding: Finding) -> str:
+    return "" if finding.result == "ok" else finding.mend
+
+
+def _tell(finding: Finding) -> None:
+    colour = {"ok": "green", "warn": "yellow", "fail": "red"}[finding.result]
+    click.echo(f"{click.style(f'{finding.result:<4}', fg=colour)}  {finding.check}: ", nl=False)
+    click.echo(harmless(finding.detail))
+    if mend := _mend(finding):
+        click.echo(f"      → {mend}")
 
 
 def examine() -> Iterator[Finding]:
     """Run every check that the ones before it make possible."""
+    wrong = list(_settings())
+    yield from wrong or [Finding("settings", "ok", "all that is needed is set")]
     try:
-        settings = config.read("database_url", "redis_url", "public_base_url")
-    except ConfigError as error:
-        yield Finding("settings", "fail", str(error), "set it in the environment")
+        settings = config.read()
+    except ConfigError:
         return
-    yield Finding("settings", "ok", "all that is needed is set")
-    engine = db.connect(settings, pool=2)
-    yield from _guard("database", lambda: _database(engine), "check DATABASE_URL and its server")
-    yield from _guard("redis", lambda: _redis(settings), "check REDIS_URL and its server")
-    yield from _public_url(settings)
+    if settings.database_url:
+        mend = "check DATABASE_URL and its server"
+        yield from _guard("database", lambda: _database(settings), mend)
+    if settings.redis_url:
+        yield from _guard("redis", lambda: _redis(settings), "check REDIS_URL and its server")
+    if settings.public_base_url:
+        yield from _public_url(settings)
     yield from _guard("carrier", lambda: _carrier(settings), "check the carrier's settings")
+
+
+def _settings() -> Iterator[Finding]:
+    """Name every needed variable that is missing, not just the first; or the malformed one."""
+    said = set()
+    for name in NEEDED:
+        try:
+            config.read(name)
+        except ConfigError as error:
+            if str(error) not in said:
+                yield Finding("settings", "fail", str(error), "set it in the environment")
+            said.add(str(error))
 
 
 def _guard(check: str, examine_it: Callable[[], Iterator[Finding]], mend: str) -> Iterator[Finding]:
     try:
         yield from examine_it()
-    except (SQLAlchemyError, redis.RedisError, ConfigError, base.CarrierUnavailable) as error:
+    # ValueError: a URL whose port is no number.
+    except (
+        SQLAlchemyError,
+        redis.RedisError,
+        ConfigError,
+        base.CarrierUnavailable,
+        ValueError,
+    ) as error:
         yield Finding(check, "fail", str(getattr(error, "orig", error)).splitlines()[0], mend)
 
 
-def _database(engine: Engine) -> Iterator[Finding]:
+def _database(settings: Settings) -> Iterator[Finding]:
+    engine = db.connect(settings, pool=2)
     with engine.connect() as connection:
         version = int(connection.execute(text("SHOW server_version_num")).scalar_one())
         result = "ok" if version >= OLDEST_POSTGRES else "fail"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import click
-import requests
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from outbound import db
 from outbound.errors import OutboundError, Refused
+
+_NOT_ALLOWED = "42501"
+_NO_TABLE = "42P01"
 
 
 class CommandError(click.ClickException):
@@ -17,6 +19,17 @@ class CommandError(click.ClickException):
         """Print the one line."""
         del file
         click.echo(f"error: {self.message}", err=True)
+
+
+def explain_usage(error: click.ClickException) -> int:
+    """Print the one line of a wrong command; the help itself where no command was given."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if isinstance(error, (CommandError, click.exceptions.NoArgsIsHelpError)):
+        error.show()
+    else:
+        hint = f" See `{context.command_path} --help`." if context else ""
+        click.echo(f"error: {error.format_message()}{hint}", err=True)
+    return error.exit_code
 
 
 def explain(error: Exception) -> int | None:
@@ -31,21 +44,28 @@ def explain(error: Exception) -> int | None:
 def _line(error: Exception) -> str | None:
     if isinstance(error, Refused):
         return " ".join([error.detail, *(f"{one.pointer}: {one.detail}" for one in error.faults)])
-    if isinstance(error, (OutboundError, click.UsageError)) or type(error).__module__.startswith(
+    if isinstance(error, OutboundError) or type(error).__module__.startswith(
         ("outbound.embedded", "outbound.carriers.emulator")
     ):
         return str(error)
-    if isinstance(error, requests.RequestException):
-        return f"the API does not answer ({type(error).__name__}); is `outbound web` running?"
     if isinstance(error, DBAPIError):
         return _database(error)
+    if isinstance(error, UnicodeEncodeError):
+        return "an argument is not UTF-8"  # the one way in for bytes that are no text
     if isinstance(error, (SQLAlchemyError, OSError)):
-        return str(error).splitlines()[0]
+        return _first_line(error)
     return None
 
 
+def _first_line(error: object) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def _database(error: DBAPIError) -> str | None:
-    first = str(error.orig).strip().splitlines()[0]
-    if db.sqlstate(error) == "42P01":
+    first = _first_line(error.orig)
+    code = db.sqlstate(error)
+    if code == _NO_TABLE:
         return "the database has no schema yet: run `outbound migrate`"
+    if code == _NOT_ALLOWED:
+        return f"the database refuses: {first}"
     return f"the database is away: {first}" if db.is_away(error) else None

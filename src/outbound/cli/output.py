@@ -1,4 +1,4 @@
-"""Printing: JSON for programs, tables for people, colours only on a terminal."""
+"""Printing: JSON for programs, plain columns for people."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
+from rich.cells import cell_len
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
@@ -25,16 +24,27 @@ def show(data: Any, *, as_json: bool, columns: Iterable[str] = ()) -> None:
 
 
 def show_table(rows: list[Mapping[str, Any]], columns: list[str]) -> None:
-    """Print rows as a table with these columns."""
-    table = Table(*columns, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*(_cell(row.get(name)) for name in columns))
-    Console(soft_wrap=True, highlight=False).print(table)
+    """Print rows as a table with these columns.
+
+    Nothing is shortened to the terminal's width: half an id is of no use.
+    """
+    grid = [columns, *([_cell(row.get(name)) for name in columns] for row in rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*grid, strict=True)]
+    for cells in grid:
+        padded = (
+            cell + " " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True)
+        )
+        click.echo("  ".join(padded).rstrip())
+
+
+def harmless(text: str) -> str:
+    """Spell out what would act on the terminal: a lead's name may hold an escape sequence."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, (dict, list)):
-        return json.dumps(value, default=str, ensure_ascii=False)
-    return str(value)
+        return harmless(json.dumps(value, default=str, ensure_ascii=False))
+    return harmless(str(value))

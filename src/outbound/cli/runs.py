@@ -53,7 +53,15 @@ def run() -> None:
 def create(
     client: Client, file: str, idempotency_key: str | None, *, as_json: bool, **given: Any
 ) -> None:
-    """Post a run. FILE is CSV (lead_id, phone, …), JSON Lines or JSON; - reads standard input."""
+    """Post a run. FILE is CSV (lead_id, phone, …), JSON Lines or JSON; - reads standard input.
+
+    Other columns become the variables that fill {{name}} in the TwiML:
+
+    \b
+        outbound run create leads.csv --twiml '<Response><Say>Hi {{name}}</Say></Response>'
+        outbound run create leads.jsonl --answer-url https://crm.example/twiml --max-attempts 3
+        outbound run create body.json        # a whole request body, or a list of leads
+    """  # noqa: D301 - click keeps the lines after this mark as they are
     body = read_body(file) | _settings(given)
     headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
     show(client.post("/runs", body, **headers), as_json=as_json)
@@ -97,7 +105,7 @@ def show_run(client: Client, run_id: str, *, as_json: bool) -> None:
 @json_option
 @with_client
 def watch(client: Client, run_id: str, *, as_json: bool) -> None:
-    """Draw a run's progress until it has ended."""
+    """Draw a run's progress until it has ended, or all that is left of it is unknown."""
     watching.watch(client, run_id, as_json=as_json)
 
 
