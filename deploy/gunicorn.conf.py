@@ -1,9 +1,12 @@
-"""For those who start gunicorn themselves: gunicorn -c deploy/gunicorn.conf.py "outbound.api.wsgi:app".
+# ruff: noqa: INP001 - gunicorn reads this file, nobody imports it
+"""For those who start gunicorn themselves; `outbound web` does the same.
 
-`outbound web` does the same.
+gunicorn -c deploy/gunicorn.conf.py outbound.api.wsgi:app
 """
 
-from outbound import config
+from outbound import config, logs
 from outbound.api.server import options
 
-globals().update(options(config.read("database_url", "redis_url", "public_base_url")))
+_settings = config.read("database_url", "redis_url", "public_base_url")
+logs.set_up(_settings, "api")  # the master writes lines of its own
+globals().update(options(_settings))

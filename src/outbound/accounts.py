@@ -17,7 +17,12 @@ from outbound.errors import Fault, Refused, invalid, not_found
 from outbound.ids import uuid7
 from outbound.models import account_pace, accounts, api_keys
 
-LIMITS = ("max_live_calls", "calls_per_second", "min_seconds_between_calls")
+RANGES: dict[str, tuple[float, float]] = {
+    "max_live_calls": (1, 10_000),
+    "calls_per_second": (0.01, 1_000),
+    "min_seconds_between_calls": (0, 31_536_000),
+}
+RAISED_FOR_MORE = ("max_live_calls", "calls_per_second")
 PREFIX = "ob_"
 
 
@@ -81,7 +86,8 @@ def create(connection: Connection, name: str, **fields: Any) -> UUID:
     """
     account_id = uuid7()
     fields = check(fields)
-    limits = {key: fields.pop(key) for key in LIMITS if key in fields}
+    _refuse_two_scripts(fields)
+    limits = {key: fields.pop(key) for key in RANGES if key in fields}
     try:
         connection.execute(insert(accounts).values(id=account_id, name=name, **fields))
     except IntegrityError as error:
@@ -116,7 +122,7 @@ def change(connection: Connection, account_id: UUID, changes: dict[str, Any]) ->
         Refused: a field is not valid.
     """
     changes = check(changes)
-    limits = {key: changes.pop(key) for key in LIMITS if key in changes}
+    limits = {key: changes.pop(key) for key in RANGES if key in changes}
     connection.execute(_LOCK_PACE, {"account": account_id})
     before = get(connection, account_id)
     if limits:
@@ -125,39 +131,45 @@ def change(connection: Connection, account_id: UUID, changes: dict[str, Any]) ->
     if changes:
         connection.execute(update(accounts).where(accounts.c.id == account_id).values(**changes))
     _refuse_two_scripts(get(connection, account_id))
-    return any(limits.get(key, 0) > before[key] for key in LIMITS[:2])
+    return any(limits.get(key, 0) > before[key] for key in RAISED_FOR_MORE)
 
 
 def _refuse_two_scripts(account: dict[str, Any]) -> None:
-    if account["default_answer_url"] and account["default_twiml"]:
+    if account.get("default_answer_url") and account.get("default_twiml"):
         fault = Fault("#/default_twiml", "one_of", "Set default_answer_url or default_twiml.")
         raise invalid([fault])
 
 
 def check(fields: dict[str, Any]) -> dict[str, Any]:
-    """Check what only phone-number rules can tell; returns the fields, numbers as E.164.
+    """Check limits, region and numbers; returns the fields, numbers as E.164.
 
     Raises:
         Refused: with a fault for each field that is wrong.
     """
-    faults, checked = [], dict(fields)
+    faults = [_range_fault(key) for key in RANGES if key in fields and not _fits(key, fields[key])]
     region = fields.get("default_region")
     if region is not None and region not in phonenumbers.SUPPORTED_REGIONS:
         faults.append(Fault("#/default_region", "unknown_region", "Not an ISO 3166 region."))
-    for index, number in enumerate(fields.get("caller_ids") or []):
-        e164 = _e164(number)
-        if e164 is None:
-            text_ = "Not a valid number in E.164, such as +12025550123."
-            faults.append(Fault(f"#/caller_ids/{index}", "invalid_phone", text_))
-        else:
-            checked["caller_ids"] = [
-                *checked["caller_ids"][:index],
-                e164,
-                *checked["caller_ids"][index + 1 :],
-            ]
+    numbers = [_e164(given) for given in fields.get("caller_ids", ())]
+    wrong = "Not a valid number in E.164, such as +12025550123."
+    faults += [
+        Fault(f"#/caller_ids/{index}", "invalid_phone", wrong)
+        for index, number in enumerate(numbers)
+        if number is None
+    ]
     if faults:
         raise invalid(faults)
-    return checked
+    return fields | ({"caller_ids": numbers} if "caller_ids" in fields else {})
+
+
+def _fits(key: str, value: float) -> bool:
+    low, high = RANGES[key]
+    return low <= value <= high  # false for NaN, which a pace would never get over
+
+
+def _range_fault(key: str) -> Fault:
+    low, high = RANGES[key]
+    return Fault(f"#/{key}", "out_of_range", f"Must be from {low:,} to {high:,}.")
 
 
 def _e164(number: str) -> str | None:

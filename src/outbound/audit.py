@@ -16,7 +16,7 @@ from outbound.carriers.base import Carrier, CarrierCall, CarrierUnavailable
 from outbound.counters import SUMS
 from outbound.errors import not_found
 from outbound.models import COUNTERS
-from outbound.states import AttemptState, CallState, Outcome
+from outbound.states import AttemptState, CallState, Decision, Outcome
 
 THREADS = 8
 PAGE = 100
@@ -26,7 +26,8 @@ MATCH_AFTER = timedelta(hours=24)
 
 _RUN = text("SELECT id FROM runs WHERE id = :run")
 _ATTEMPTS = text("""
-    SELECT id, call_id, state, outcome, carrier, carrier_call_id, phone, caller_id, claimed_at
+    SELECT id, call_id, state, outcome, carrier, carrier_call_id, phone, caller_id, claimed_at,
+           decision, decision_stands
       FROM attempts
      WHERE run_id = :run AND account_id = (SELECT account_id FROM runs WHERE id = :run)
        AND id > :after ORDER BY id LIMIT :limit
@@ -112,7 +113,9 @@ def _compare(engine: Engine, carrier: Carrier, row: Any) -> list[Difference]:
         since = row["claimed_at"] - MATCH_BEFORE
         calls = carrier.find(to=row["phone"], caller_id=row["caller_id"], since=since)
         strangers = _strangers(engine, carrier, row, calls)
-        return strangers + (_compare_known(carrier, row, calls) if row["carrier_call_id"] else [])
+        if row["carrier_call_id"]:
+            return strangers + _compare_known(carrier, row, calls)
+        return strangers or _compare_decided(row)
     except CarrierUnavailable as error:
         return [_difference("carrier_unavailable", row, None, str(error))]
 
@@ -127,6 +130,13 @@ def _compare_known(carrier: Carrier, row: Any, calls: list[CarrierCall]) -> list
         return [_difference("still_open", row, call, str(call.progress))]
     if row["state"] == AttemptState.ENDED and row["outcome"] != str(call.progress):
         return [_difference("wrong_outcome", row, call, str(call.progress))]
+    return []
+
+
+def _compare_decided(row: Any) -> list[Difference]:
+    """A person said that the call took place: no call of the carrier's bears that out."""
+    if row["decision_stands"] and row["decision"] == Decision.PLACED:
+        return [_difference("carrier_does_not_know", row, None, "nothing")]
     return []
 
 

@@ -77,7 +77,12 @@ def create(node: Node, caller: Caller, data: Any, body_hash: bytes, key: str | N
         account = accounts.get(connection, caller.account_id)
     request = schemas.parse(schemas.RunRequest, data)
     columns = _columns(node, request, account)
-    parsed = parse_leads(request.leads, region=account["default_region"], twiml=columns["twiml"])
+    parsed = parse_leads(
+        request.leads,
+        region=account["default_region"],
+        twiml=columns["twiml"],
+        answer_url=columns["answer_url"],
+    )
     for held in (request.leads, data["leads"]):
         held.clear()  # `parsed` has all that is stored, while other requests need the memory
     _refuse_hopeless(request, parsed)

@@ -17,6 +17,8 @@ MAX_PHONE = 64
 MAX_VARIABLES = 50
 MAX_VARIABLES_BYTES = 2048
 MAX_TWIML = 4000
+MAX_ANSWER_URL = 4000
+"""Filled. A URL that the carrier refuses would look like an error about us, and stop all calls."""
 
 _FIELDS = frozenset(("lead_id", "phone", "variables"))
 # The spaces inside are stripped, not matched: two repeats that take the same characters need
@@ -68,18 +70,21 @@ class BadLead(ValueError):
     """This lead cannot be accepted; the text is the code."""
 
 
-def parse_leads(raw: Iterable[Any], *, region: str | None, twiml: str | None) -> Parsed:
+def parse_leads(
+    raw: Iterable[Any], *, region: str | None, twiml: str | None, answer_url: str | None = None
+) -> Parsed:
     """Check every lead of a body.
 
     Args:
         raw: as they came, nothing checked.
         region: where national numbers belong, an ISO region or None.
         twiml: the run's template, whose placeholders each lead must fill.
+        answer_url: the run's URL, to which each lead's variables are added.
     """
     parsed, lead_ids, phones = Parsed(), set(), set()
     for index, lead in enumerate(raw):
         try:
-            lead_id, phone, variables = _check(lead, region, twiml)
+            lead_id, phone, variables = _check(lead, region, twiml, answer_url)
             _refuse_copy(lead_id in lead_ids, phone in phones)
         except BadLead as bad:
             parsed.rejections.append(Rejection(index, _id_of(lead), str(bad)))
@@ -102,7 +107,9 @@ def _id_of(lead: Any) -> str | None:
     return given if isinstance(given, str) and len(given) <= MAX_LEAD_ID else None
 
 
-def _check(lead: Any, region: str | None, twiml: str | None) -> tuple[str, str, str | None]:
+def _check(
+    lead: Any, region: str | None, twiml: str | None, answer_url: str | None
+) -> tuple[str, str, str | None]:
     if not isinstance(lead, dict):
         raise BadLead("invalid_lead")
     if not lead.keys() <= _FIELDS:
@@ -117,6 +124,8 @@ def _check(lead: Any, region: str | None, twiml: str | None) -> tuple[str, str, 
     stored = _check_variables(variables) if variables is not None else None
     if twiml is not None:
         _check_filled(twiml, variables or {})
+    if answer_url and len(fill_answer_url(answer_url, variables or {})) > MAX_ANSWER_URL:
+        raise BadLead("answer_url_too_long")
     return lead_id, phone, stored
 
 

@@ -90,7 +90,7 @@ class RunRequest(Strict):
 
     @model_validator(mode="after")
     def _metadata_is_small(self) -> RunRequest:
-        if len(json.dumps(self.metadata).encode()) > MAX_METADATA:
+        if len(json.dumps(self.metadata, ensure_ascii=False).encode()) > MAX_METADATA:
             raise PydanticCustomError("metadata_too_large", "metadata may have 4 KiB at most.")
         return self
 

@@ -132,3 +132,13 @@ def test_variables_travel_behind_the_query_that_the_url_has():
         "https://x.example/t?a=1&name=%D7%93+%26+b&n=#f"
     )
     assert fill_answer_url("https://x.example/t", {}) == "https://x.example/t"
+
+
+def test_a_url_that_would_grow_too_long_is_the_leads_fault_not_the_accounts():
+    leads = [
+        {"lead_id": "a", "phone": "+12025550101", "variables": {"k": "%" * 1500}},
+        {"lead_id": "b", "phone": "+12025550102", "variables": {"k": "v"}},
+    ]
+    parsed = parse_leads(leads, region=None, twiml=None, answer_url="https://x.example/t")
+    assert [r.code for r in parsed.rejections] == ["answer_url_too_long"]
+    assert len(parsed.accepted) == 1

@@ -48,12 +48,11 @@ class Around:
     ) -> None:
         """Write the canonical line; health checks at debug, since they come every second."""
         del resource, req_succeeded
-        route = getattr(req.context, "route", None)
         write = log.debug if req.path.startswith("/health/") else log.info
         write(
             "http_request",
             method=req.method,
-            route=route.path if route else None,
+            route=req.uri_template,
             status=resp.status_code,
             duration_ms=round((time.monotonic() - req.context.started) * 1000, 1),
         )

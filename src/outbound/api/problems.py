@@ -28,8 +28,10 @@ _CODES = {
     413: "too_large",
     414: "uri_too_long",
     415: "unsupported_media_type",
+    417: "expectation_failed",
     422: "invalid",
     429: "rate_limited",
+    431: "headers_too_large",
     500: "internal_error",
     503: "unavailable",
 }
@@ -45,6 +47,27 @@ def install(app: falcon.App[Any, Any]) -> None:
     app.add_error_handler(Refused, _on_refused)
 
 
+def code_of(status: int) -> str:
+    """Name the problem of an answer that says no more than its status."""
+    return _CODES.get(status, "error")
+
+
+def write(
+    status: int, code: str, detail: str, instance: str | None, request_id: str | None, **more: Any
+) -> bytes:
+    """Write a problem's body; `more` are its further members, such as `errors`."""
+    body = {
+        "type": TYPE + code,
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "instance": instance,
+        "request_id": request_id,
+        **more,
+    }
+    return json.dumps(body).encode()
+
+
 def _answer(
     req: falcon.Request,
     resp: falcon.Response,
@@ -55,16 +78,8 @@ def _answer(
 ) -> None:
     resp.status = status
     resp.content_type = "application/problem+json"
-    body = {
-        "type": TYPE + code,
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-        "instance": req.path,
-        "request_id": getattr(req.context, "request_id", None),
-        **more,
-    }
-    resp.data = json.dumps(body).encode()
+    request_id = getattr(req.context, "request_id", None)
+    resp.data = write(status, code, detail, req.path, request_id, **more)
     if status == HTTPStatus.UNAUTHORIZED:
         resp.set_header("WWW-Authenticate", "Bearer")
 
@@ -112,7 +127,7 @@ def _on_http_error(
         resp.set_header(name, value)
     phrase = HTTPStatus(error.status_code).phrase
     detail = error.description or f"{phrase}."
-    _answer(req, resp, error.status_code, _CODES.get(error.status_code, "error"), detail)
+    _answer(req, resp, error.status_code, code_of(error.status_code), detail)
 
 
 def _on_bug(

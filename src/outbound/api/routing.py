@@ -49,7 +49,6 @@ def _resource(group: list[Route]) -> object:
 
 def _responder(route: Route) -> Callable[..., None]:
     def respond(_: object, req: falcon.Request, resp: falcon.Response, **params: str) -> None:
-        req.context.route = route
         if route.role is not None:
             auth.identify(req, route.role)
         route.handler(req, resp, **params)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager
 from typing import Any
 from uuid import UUID
 
 import falcon
+from sqlalchemy import Connection, Engine
 
 from outbound import calls, idempotency, intake, progress, runs, schemas, unknowns
 from outbound.accounts import Role
@@ -35,6 +37,12 @@ def _run_id(text: str) -> UUID:
 def _param(req: Request, name: str) -> str | None:
     """Read a parameter of the query; a form sends an empty one for a filter that is not set."""
     return req.get_param(name) or None
+
+
+def _snapshot(req: Request) -> AbstractContextManager[Connection]:
+    """Open a connection whose statements all see one moment: a call and its attempts agree."""
+    engine: Engine = req.context.node.engine
+    return engine.execution_options(isolation_level="REPEATABLE READ").connect()
 
 
 def create_run(req: Request, resp: Response) -> None:
@@ -126,7 +134,7 @@ def _is_sending(req: Request, run: UUID) -> bool:
 
 def list_calls(req: Request, resp: Response, run_id: str) -> None:
     """GET /runs/{run_id}/calls."""
-    with req.context.node.engine.connect() as connection:
+    with _snapshot(req) as connection:
         found = calls.page(
             connection,
             req.context.caller.account_id,
@@ -145,7 +153,7 @@ def show_call(req: Request, resp: Response, run_id: str, call_id: str) -> None:
 
 
 def _read_call(req: Request, run_id: UUID, call_id: str) -> dict[str, Any]:
-    with req.context.node.engine.connect() as connection:
+    with _snapshot(req) as connection:
         return calls.one(connection, req.context.caller.account_id, run_id, call_id)
 
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+from http import HTTPStatus
 from typing import Any
+from uuid import uuid4
 
 import gunicorn.app.base
+import structlog
 from gunicorn import glogging
+from gunicorn.http import errors
+from gunicorn.workers.gthread import ThreadWorker
 
 from outbound import logs, node
+from outbound.api import problems
 from outbound.api.app import create_app
 from outbound.carriers import base
 from outbound.config import Settings
@@ -37,6 +45,52 @@ class JsonLogger(glogging.Logger):  # type: ignore[misc]
         """Have no files."""
 
 
+_STATUS_OF: dict[type[Exception], int] = {
+    errors.LimitRequestLine: 414,
+    errors.LimitRequestHeaders: 431,
+    errors.ExpectationFailed: 417,
+}
+_OURS = (errors.InvalidResponseHeader, errors.InvalidResponseHeaderName)
+# Seen when what is left of a refused body is drained: the answer has gone out already.
+_TOO_LATE = (errors.InvalidChunkSize, errors.ChunkMissingTerminator, errors.InvalidChunkExtension)
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]
+    """Gunicorn's, but for what is no readable request: gunicorn's answer is HTML and echoes it."""
+
+    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
+        """Answer a request that never reached the application with a problem."""
+        del req, addr
+        structlog.contextvars.clear_contextvars()  # they are of this thread's last request
+        if isinstance(exc, _TOO_LATE):
+            return
+        status, request_id = status_of(exc), uuid4().hex
+        if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            log.error("request_failed", request_id=request_id, exc_info=exc)
+        else:
+            reason = type(exc).__name__
+            log.warning("request_unreadable", request_id=request_id, status=status, reason=reason)
+        with contextlib.suppress(OSError):
+            client.sendall(_refusal(status, request_id))
+
+
+def status_of(exc: Exception) -> int:
+    """Say whose fault it is: 500 is ours, never what a client sent."""
+    if isinstance(exc, _OURS) or not isinstance(exc, errors.ParseException):
+        return 500
+    return _STATUS_OF.get(type(exc), 400)
+
+
+def _refusal(status: int, request_id: str) -> bytes:
+    phrase = HTTPStatus(status).phrase
+    body = problems.write(status, problems.code_of(status), f"{phrase}.", None, request_id)
+    head = (
+        f"HTTP/1.1 {status} {phrase}\r\nConnection: close\r\nX-Request-Id: {request_id}\r\n"
+        f"Content-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
 class Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]
     """Gunicorn with our settings, whatever its own files and environment say."""
 
@@ -59,7 +113,7 @@ def options(settings: Settings) -> dict[str, Any]:
     return {
         "bind": f"0.0.0.0:{settings.port}",
         "workers": settings.web_workers,
-        "worker_class": "gthread",
+        "worker_class": Worker,
         "threads": settings.web_threads,
         "timeout": HUNG_SECONDS,
         "graceful_timeout": GRACEFUL_SECONDS,
@@ -71,6 +125,7 @@ def options(settings: Settings) -> dict[str, Any]:
         # Its default path is one for all servers of a user.
         "control_socket_disable": True,
         "proc_name": "outbound-web",
+        "when_ready": lambda _: log.info("web_ready", port=settings.port),
     }
 
 

@@ -72,7 +72,7 @@ def cli() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every error that a user can cause is one line on stderr."""
     try:
-        code: Any = cli.main(arguments, standalone_mode=False)
+        code: Any = cli.main(arguments, prog_name="outbound", standalone_mode=False)
     except click.exceptions.Abort:
         code = 130
     except click.ClickException as error:

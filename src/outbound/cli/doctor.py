@@ -24,12 +24,22 @@ OLDEST_POSTGRES = 150000
 UNSERVED_SECONDS = 10
 NEEDED = ("database_url", "redis_url", "public_base_url")
 
+# Runs with work that a claim would take, and would have taken that long ago: nobody dials.
 _UNSERVED = text("""
     SELECT count(*) FROM runs r JOIN account_pace p ON p.account_id = r.account_id
-     WHERE r.ended_at IS NULL AND r.status = 'pending' AND NOT p.stopped
-       AND r.created_at < clock_timestamp() - make_interval(secs => :seconds)
-       AND coalesce(p.last_claim_at, r.created_at) < clock_timestamp()
-           - make_interval(secs => :seconds)
+      JOIN LATERAL (SELECT min(next_attempt_at) AS at FROM calls
+                     WHERE run_id = r.id AND state = 'queued') due ON due.at IS NOT NULL
+     WHERE r.ended_at IS NULL AND r.status IN ('pending', 'running') AND NOT r.cancel_requested
+       AND (r.expires_at IS NULL OR r.expires_at > clock_timestamp()) AND NOT p.stopped
+       AND greatest(due.at, r.created_at, r.next_send_at, p.last_claim_at, p.next_send_at,
+                    p.not_before, (SELECT max(next_trial_at) FROM breakers b
+                                    WHERE b.account_id = p.account_id))
+           < clock_timestamp() - make_interval(secs => :seconds)
+       AND (SELECT count(*) < p.max_live_calls
+                   AND count(*) FILTER (WHERE a.run_id = r.id) < r.concurrency
+              FROM attempts a
+             WHERE a.account_id = p.account_id AND a.ended_at IS NULL
+               AND (a.state <> 'unknown' OR clock_timestamp() < a.occupies_until))
 """)
 
 
@@ -117,7 +127,8 @@ def _database(settings: Settings) -> Iterator[Finding]:
     with engine.connect() as connection:
         version = int(connection.execute(text("SHOW server_version_num")).scalar_one())
         result = "ok" if version >= OLDEST_POSTGRES else "fail"
-        yield Finding("database", result, f"PostgreSQL {version // 10000}", "use 15 or newer")
+        detail = f"PostgreSQL {version // 10000}, by {engine.dialect.driver}"
+        yield Finding("database", result, detail, "use 15 or newer")
         if not migrations.is_current(connection):
             yield Finding("migrations", "fail", "not this version's schema", "outbound migrate")
             return
@@ -133,7 +144,7 @@ def _database(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             "worker",
             result,
-            f"{unserved} runs wait for a first claim",
+            f"{unserved or 'no'} runs with due work that nobody takes",
             "start `outbound worker`; look for WORKER_START in its log",
         )
 
