@@ -17,6 +17,7 @@ from sqlalchemy.pool import NullPool
 from outbound import db, logs, migrations
 from outbound.config import Settings, read
 from outbound.embedded import EmbeddedPostgres, EmbeddedRedis
+from outbound.models import metadata
 from outbound.node import Node, build
 
 TEMPLATE = f"outbound_template_{os.getpid()}"
@@ -74,14 +75,41 @@ def template(postgres_url: str) -> Iterator[str]:
     _admin(server, f"DROP DATABASE IF EXISTS {TEMPLATE} WITH (FORCE)")
 
 
-@pytest.fixture
-def database_url(postgres_url: str, template: str) -> Iterator[str]:
-    """A fresh, migrated database."""
-    server = _server(postgres_url)
+def _clone(server: URL, template: str) -> Iterator[str]:
     name = f"outbound_test_{uuid.uuid4().hex[:12]}"
     _admin(server, f"CREATE DATABASE {name} TEMPLATE {template}")
     yield server.set(database=name, drivername="postgresql").render_as_string(hide_password=False)
     _admin(server, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def fresh_database_url(postgres_url: str, template: str) -> Iterator[str]:
+    """A migrated database that nobody used before, for tests of the schema and of statistics."""
+    yield from _clone(_server(postgres_url), template)
+
+
+@pytest.fixture(scope="session")
+def shared_database_url(postgres_url: str, template: str) -> Iterator[str]:
+    yield from _clone(_server(postgres_url), template)
+
+
+@pytest.fixture
+def database_url(shared_database_url: str) -> str:
+    """A migrated, empty database. Emptied, not made anew: that takes a fifth of the time."""
+    engine = create_engine(_server(shared_database_url), poolclass=NullPool)
+    tables = "; ".join(f"DELETE FROM {table.name}" for table in metadata.sorted_tables)
+    with engine.begin() as connection:
+        connection.execute(text(_OTHERS))  # what a test killed may still hold locks
+        connection.execute(text("SET LOCAL lock_timeout = '10s'"))
+        connection.execute(text(f"SET LOCAL session_replication_role = replica; {tables}"))
+    engine.dispose()
+    return shared_database_url
+
+
+_OTHERS = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+     WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
 
 
 @pytest.fixture

@@ -3,11 +3,17 @@
 import signal
 import time
 
+import pytest
 import redis
 
 from factories import make_account, make_run, one, phone, run_of
 from outbound.reconciler.leader import KEY
 from processes import wait_until
+
+
+@pytest.fixture
+def database_url(fresh_database_url):
+    return fresh_database_url
 
 
 def leaders(*processes):

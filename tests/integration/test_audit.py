@@ -6,7 +6,6 @@ import pytest
 
 from factories import (
     CALLER_ID,
-    CARRIER,
     FakeCarrier,
     attempt_of,
     claim,
@@ -33,7 +32,7 @@ class Case:
         self.account = make_account(node.engine)
         self.run = make_run(node.engine, self.account, [phone(1)])
         (self.claimed,) = claim(node, self.account)
-        self.attempt = self.claimed.request.attempt_id
+        self.attempt = self.claimed.attempt_id
 
     def is_answered(self, sid="CA1"):
         say(self.node, self.attempt, Progress.ANSWERED, sid)
@@ -149,8 +148,8 @@ def test_a_call_of_another_run_is_known_to_us(case):
     case.is_answered()
     make_run(case.node.engine, case.account, [phone(1)])
     (other,) = claim(case.node, case.account)
-    say(case.node, other.request.attempt_id, Progress.ANSWERED, "CA5")
-    assert case.carrier_has("CA5", tag=other.request.attempt_id).kinds() == []
+    say(case.node, other.attempt_id, Progress.ANSWERED, "CA5")
+    assert case.carrier_has("CA5", tag=other.attempt_id).kinds() == []
 
 
 def test_a_run_that_does_not_exist_is_refused(node):

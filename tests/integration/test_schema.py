@@ -3,12 +3,18 @@
 import subprocess
 import sys
 
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 
 from outbound import migrations
 from outbound.models import metadata
+
+
+@pytest.fixture
+def database_url(fresh_database_url):
+    return fresh_database_url
 
 
 def test_the_models_and_the_migrations_agree(engine):

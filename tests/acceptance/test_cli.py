@@ -1,0 +1,139 @@
+"""The command line against the real processes: a user's whole way, and a user's mistakes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from processes import wait_until
+
+NAME = "[urgent] renewals [/b] \x1b[2J"
+
+
+class Cli:
+    """The command as an account's owner runs it."""
+
+    def __init__(self, world):
+        self._environment = {**os.environ, **world.stack.environment}
+
+    def start(self, *arguments):
+        return subprocess.Popen(
+            [sys.executable, "-m", "outbound", *arguments],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments, code=0):
+        with self.start(*arguments) as process:
+            out, err = process.communicate(timeout=60)
+        assert process.returncode == code, err
+        assert "Traceback" not in err
+        return out or err
+
+    def json(self, *arguments, code=0):
+        return json.loads(self.run(*arguments, "--json", code=code))
+
+    def own_account(self):
+        fields = ("--caller-id", "+97231234567", "--calls-per-second", "100")
+        account = self.json("account", "create", "acme", *fields)["account_id"]
+        made = self.json("key", "create", "--account", account, "--role", "admin")
+        self._environment["OUTBOUND_API_KEY"] = made["key"]
+        return account, made["key_id"]
+
+
+@pytest.fixture
+def cli(world):
+    return Cli(world)
+
+
+@pytest.fixture
+def leads(tmp_path):
+    file = tmp_path / "leads.csv"
+    file.write_text("\ufefflead_id,phone\n[/x]a,+12025550111\nb,+12025550112\n")
+    return str(file)
+
+
+def create(cli, leads, *options):
+    always = ("--twiml", "<Response/>", "--calls-per-second", "100")
+    return cli.json("run", "create", leads, *always, *options)["run_id"]
+
+
+def test_from_an_account_to_an_audited_run_and_a_revoked_key(world, cli, leads):
+    world.start(workers=1)
+    account, key_id = cli.own_account()
+    run = create(cli, leads, "--name", NAME)
+    assert cli.json("run", "watch", run)["outcomes"]["answered"] == 2
+    assert "2 attempts agree" in cli.run("audit", run)
+    assert "[urgent] renewals [/b] \\x1b[2J" in cli.run("run", "list")
+    assert "[/x]a" in cli.run("calls", "list", run)
+    (first, _) = cli.json("calls", "list", run)["items"]
+    shown = cli.run("calls", "show", run, first["call_id"])
+    assert first["phone"] in shown
+    assert "attempt_placed" in shown
+    assert cli.json("account", "list")[0]["account_id"] == account
+    assert "can no longer be paused" in cli.run("run", "pause", run, code=1)
+    cli.json("key", "revoke", key_id)
+    assert cli.run("run", "list", code=1).startswith("error: ")
+
+
+def test_pause_resume_cancel_and_a_watch_that_is_interrupted(world, cli, leads):
+    world.start_web()
+    cli.own_account()
+    run = create(cli, leads)
+    with cli.start("run", "watch", run) as watch:
+        assert watch.stdout.readline().startswith("pending")
+        watch.send_signal(signal.SIGINT)
+        _, err = watch.communicate(timeout=10)
+    assert (watch.returncode, err.strip()) == (130, "")
+    assert cli.json("run", "pause", run)["status"] == "paused"
+    assert cli.json("run", "resume", run)["status"] == "pending"
+    cli.json("run", "cancel", run)
+    assert cli.json("run", "show", run)["cancel_requested"] is True
+    assert cli.json("reconcile")["success"] is True
+    assert "(again in " in cli.run("reconcile", code=1)
+
+
+def test_a_watch_outlives_the_api(world, cli, leads):
+    web = world.start_web()
+    cli.own_account()
+    run = create(cli, leads)
+    with cli.start("run", "watch", run) as watch:
+        assert watch.stdout.readline().startswith("pending")
+        web.terminate()
+        assert watch.stdout.readline().startswith("the API is away; these numbers are old")
+        world.start_web()
+        assert watch.stdout.readline().startswith("pending")
+        watch.send_signal(signal.SIGTERM)
+        watch.communicate(timeout=10)
+
+
+def test_unknowns_are_decided_by_their_owner_and_the_audit_tells_a_wrong_word(world, cli, leads):
+    world.start("--faults", '{"refuse_500": 100}', workers=1)
+    cli.own_account()
+    run = create(cli, leads)
+    assert cli.json("run", "watch", run)["unknown"] == 2
+    one, two = (call["call_id"] for call in cli.json("calls", "list", run)["items"])
+    assert "15 min" in cli.run("calls", "resolve", run, one, "--decision", "not_placed", code=1)
+    answered = ("--decision", "placed", "--outcome", "answered")
+    cli.json("calls", "resolve", run, one, *answered, "--note", "the lead said so")
+    world.faults(refuse_500=0)
+    cli.json("calls", "resolve", run, two, "--decision", "redial", "--force")
+    ended = wait_until(
+        lambda: (body := cli.json("run", "show", run))["status"] == "completed" and body, 20
+    )
+    assert (ended["unknown"], ended["outcomes"]["answered"]) == (0, 2)
+    (difference,) = cli.json("audit", run, code=1)["differences"]
+    assert difference["kind"] == "carrier_does_not_know"
+
+
+def test_a_database_without_a_schema_names_the_command_that_makes_it(world, cli, postgres_url):
+    cli._environment["DATABASE_URL"] = postgres_url
+    assert cli.run("account", "list", code=1) == (
+        "error: the database has no schema yet: run `outbound migrate`\n"
+    )
