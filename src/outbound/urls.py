@@ -60,13 +60,13 @@ def _is_public(host: str) -> bool:
     # An escape has no business in a host; only IPv6 zones have a per cent sign.
     if "%" in host and ":" not in host:
         return False
-    name = unicodedata.normalize("NFKC", host).lower().rstrip(".")
-    name = name.replace("。", ".")
+    # What is judged is what a resolver gets: IDNA drops soft hyphens and knows four full stops.
+    name = _ascii(unicodedata.normalize("NFKC", host).lower().replace("。", ".").rstrip("."))
     address = _address(name.strip("[]").partition("%")[0])
     if address is not None:
         return str(address) not in _METADATA and _is_global(address)
     labels = name.split(".")
-    if len(labels) < 2 or name in _METADATA or not re.fullmatch(r"[a-z0-9.\-]+", _ascii(name)):
+    if len(labels) < 2 or name in _METADATA or not re.fullmatch(r"[a-z0-9.\-]+", name):
         return False
     # A last label of digits is an address to somebody, even if not to us.
     return not (
@@ -75,8 +75,10 @@ def _is_public(host: str) -> bool:
 
 
 def _ascii(name: str) -> str:
+    if ":" in name:
+        return name  # IPv6, which is no name
     try:
-        return name.encode("idna").decode()
+        return name.encode("idna").decode().lower().rstrip(".")
     except UnicodeError:
         return "\0"
 

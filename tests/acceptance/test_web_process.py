@@ -1,14 +1,21 @@
 """What only a real web process can show: raw bodies, restarts, and the database away."""
 
 import json
+import os
 import socket
+import subprocess
+import sys
+import threading
 from pathlib import Path
+from urllib.parse import urlencode
+from uuid import uuid4
 
 import pytest
+from twilio.request_validator import RequestValidator
 
 from factories import phone
 from outbound.embedded import EmbeddedPostgres
-from processes import wait_until
+from processes import Process, wait_until
 
 
 @pytest.fixture
@@ -16,6 +23,17 @@ def web(world, engine):
     world.start_web()
     world.key = world.account(engine)
     return world
+
+
+def exchange(web, data):
+    """Send bytes as they are, and read until the server closes; returns each answer's status."""
+    with socket.create_connection(("127.0.0.1", web.port), timeout=20) as connection:
+        connection.sendall(data)
+        connection.shutdown(socket.SHUT_WR)
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+    return answer.decode()
 
 
 def raw(web, head, body=b"", close=True):
@@ -52,6 +70,107 @@ def test_a_body_shorter_than_it_says_is_400(web):
 def test_two_gigabytes_are_refused_before_they_are_sent(web):
     status, _ = raw(web, POST + "\r\nContent-Length: 2147483648\r\nConnection: close", close=False)
     assert status == 413
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ("GET /canary-9f2" + "a" * 9000 + " HTTP/1.1", 414),
+        ("GET / HTTP/1.1\r\nX-Canary-9f2: " + "a" * 9000, 431),
+        ("GET / HTTP/1.1" + "".join(f"\r\nX-Canary-9f2-{n}: a" for n in range(120)), 431),
+        ("POST / HTTP/1.1\r\nTransfer-Encoding: canary-9f2", 400),
+        ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 4", 400),
+        ("POST / HTTP/1.1\r\nContent-Length: canary-9f2", 400),
+        ("POST / HTTP/1.1\r\nContent-Length: -1", 400),
+        ("POST / HTTP/1.1\r\nExpect: canary-9f2\r\nContent-Length: 2", 417),
+        ("canary-9f2 / HTTP/1.1", 400),
+        ("canary-9f2", 400),
+        ("GET / HTTP/9.9", 400),
+    ],
+)
+def test_what_is_no_readable_request_is_a_problem_too_and_not_echoed(web, head, status):
+    before = len(web.web.has_logged("request_unreadable"))
+    answer = exchange(web, f"{head}\r\nHost: x\r\n\r\n".encode())
+    told, _, body = answer.partition("\r\n\r\n")
+    problem = json.loads(body)
+    assert told.startswith(f"HTTP/1.1 {status} ")
+    assert "Content-Type: application/problem+json" in told
+    assert f"X-Request-Id: {problem['request_id']}" in told
+    assert problem["status"] == status
+    assert "canary" not in answer.lower()
+    wait_until(lambda: len(web.web.has_logged("request_unreadable")) > before)
+    assert "canary" not in "\n".join(web.web.lines).lower()
+    assert web.web.has_logged("request_unreadable")[-1]["request_id"] == problem["request_id"]
+
+
+def test_rubbish_behind_a_refused_body_is_not_answered_a_second_time(web):
+    head = f"{POST}\r\nHost: x\r\nAuthorization: Bearer {web.key}\r\nTransfer-Encoding: chunked"
+    answer = exchange(web, f"{head}\r\n\r\nZZ\r\n".encode())
+    assert answer.startswith("HTTP/1.1 411 ")
+    assert answer.count("HTTP/1.1") == 1
+
+
+def test_two_gigabytes_are_refused_on_a_connection_that_would_be_kept_too(web):
+    status, _ = raw(web, POST + "\r\nContent-Length: 2147483648", close=False)
+    assert status == 413
+
+
+def test_a_callback_is_verified_against_what_was_sent_to_the_last_byte(web, stack):
+    form = {"CallSid": "CA" + "1" * 32, "CallStatus": "ringing", "Blank": ""}
+    target = f"/webhooks/twilio/{uuid4()}?blank=&plus=a+b&escaped=%7e"
+    validator = RequestValidator(stack.environment["TWILIO_AUTH_TOKEN"])
+    signature = validator.compute_signature(web.base + target, form)
+
+    def send(target):
+        headers = {
+            "Host": "x",
+            "Content-Type": "application/x-www-form-urlencoded",
+            "Content-Length": str(len(urlencode(form))),
+            "X-Twilio-Signature": signature,
+            "X-Forwarded-Proto": "https",
+            "Connection": "close",
+        }
+        lines = [f"POST {target} HTTP/1.1", *(f"{k}: {v}" for k, v in headers.items())]
+        answer = exchange(web, ("\r\n".join(lines) + "\r\n\r\n" + urlencode(form)).encode())
+        return answer.split()[1]
+
+    assert send(target) == "404"  # genuine, for an attempt that nobody made
+    assert send(target.replace("%7e", "~")) == "403"
+    assert send(target.replace("blank=&", "")) == "403"
+
+
+def test_each_worker_says_that_it_is_there_and_every_line_is_json_with_its_source(web):
+    started = wait_until(lambda: len(web.web.has_logged("WORKER_START")) >= 2 and web.web.events)
+    workers = [line["worker_id"] for line in started if line["event"] == "WORKER_START"]
+    assert len(set(workers)) == len(workers) == 2
+    (ready,) = web.web.has_logged("web_ready")
+    assert (ready["port"], ready["worker_id"] in workers) == (web.port, False)
+    exchange(web, b"GET /api/outbound/account HTTP/1.0\r\nX-Request-Id: mine-1\r\n\r\n")
+    line = web.web.wait_for("http_request", request_id="mine-1")
+    assert (line["status"], line["route"]) == (401, "/api/outbound/account")
+    for text in web.web.lines:
+        told = json.loads(text)
+        assert {"timestamp", "level", "event", "worker_id", "consumer_source"} <= told.keys()
+        assert told["consumer_source"] == "api"
+
+
+def test_a_gunicorn_that_somebody_else_starts_serves_and_logs_the_same(stack, world):
+    config = Path(__file__).parents[2] / "deploy" / "gunicorn.conf.py"
+    popen = subprocess.Popen(
+        [sys.executable, "-m", "gunicorn", "-c", str(config), "outbound.api.wsgi:app"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **stack.environment},
+    )
+    process = Process("gunicorn", popen)
+    threading.Thread(target=process.read, daemon=True).start()
+    stack.started.append(process)
+    wait_until(lambda: len(process.has_logged("WORKER_START")) == 2, 30, str(process.lines[-5:]))
+    assert process.has_logged("web_ready")
+    assert world.http.get(f"{world.base}/health/ready", timeout=5).status_code == 200
+    assert process.terminate() == 0
+    assert [line for line in process.lines if not line.startswith("{")] == []
 
 
 def test_a_run_is_503_while_the_database_is_away_and_taken_when_it_is_back(stack, world, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import structlog
 
 from factories import FakeCarrier, do, make_run, phone
-from outbound import accounts, node
+from outbound import accounts, node, progress
 from outbound.api.app import create_app
 from outbound.carriers.base import Callback, ForgedCallback, Progress
 from outbound.doorbell import NAMESPACE, QUEUE, client
@@ -109,13 +109,12 @@ class TestLogLines:
         (request,) = lines(caplog, "http_request")
         assert refused["consumer_source"] == request["consumer_source"] == "webhook"
 
-    def test_a_bug_is_500_and_one_line_with_its_traceback(self, node, engine, headers, caplog):
-        http = falcon.testing.TestClient(create_app(node, FakeCarrier()))
-        do(engine, "ALTER TABLE runs RENAME COLUMN name TO title")
+    def test_a_bug_is_500_and_one_line_with_its_traceback(self, http, headers, caplog, monkeypatch):
+        monkeypatch.setattr(progress, "runs", lambda *_: {}["SELECT canary"])
         answer = http.simulate_get(f"{API}/runs", headers=headers | {"X-Request-Id": "r-2"})
         assert answer.status_code == 500
         assert answer.json["type"] == "urn:outbound:problem:internal_error"
-        assert "SELECT" not in answer.text
+        assert "canary" not in answer.text
         (line,) = lines(caplog, "request_failed")
         assert line["request_id"] == answer.json["request_id"] == "r-2"
         assert line["exc_info"]
@@ -238,8 +237,11 @@ class TestServersAway:
         here.doorbell.close()
 
     def test_a_database_without_any_migration_is_pending_not_down(self, http, engine):
-        do(engine, "DROP TABLE alembic_version")
-        answer = http.simulate_get("/health/ready")
+        do(engine, "ALTER TABLE alembic_version RENAME TO elsewhere")
+        try:
+            answer = http.simulate_get("/health/ready")
+        finally:
+            do(engine, "ALTER TABLE elsewhere RENAME TO alembic_version")
         assert (answer.status_code, answer.json["database"]) == (503, "ok")
         assert answer.json["migrations"] == "pending"
 
@@ -252,6 +254,7 @@ def test_a_callback_is_verified_against_the_public_url_and_exactly_what_was_sent
         path,
         query_string="blank=&b=2",
         body="CallSid=CA1&Blank=",
+        extras={"RAW_URI": f"{path}?blank=&b=%32"},  # as gunicorn hands it on
         headers={
             "X-Twilio-Signature": "s",
             "X-Forwarded-Host": "evil.example",
@@ -260,5 +263,5 @@ def test_a_callback_is_verified_against_the_public_url_and_exactly_what_was_sent
     )
     assert answer.status_code == 404
     url, headers, body = carrier.asked
-    assert url == f"{settings.public_base_url}{path}?blank=&b=2"
+    assert url == f"{settings.public_base_url}{path}?blank=&b=%32"
     assert (headers["x-twilio-signature"], body) == ("s", b"CallSid=CA1&Blank=")

@@ -1,7 +1,5 @@
 """Leads are checked one by one; a bad one never sinks the others."""
 
-import time
-
 import pytest
 
 from outbound.leads import BadLead, fill_answer_url, fill_twiml, parse_leads, parse_phone
@@ -142,3 +140,14 @@ def test_a_url_that_would_grow_too_long_is_the_leads_fault_not_the_accounts():
     parsed = parse_leads(leads, region=None, twiml=None, answer_url="https://x.example/t")
     assert [r.code for r in parsed.rejections] == ["answer_url_too_long"]
     assert len(parsed.accepted) == 1
+
+
+@pytest.mark.parametrize("value", ["x", "<&>", "\"'", "", None, True, 1.5, "🙂"])
+@pytest.mark.parametrize("template", ["{{a}}", "{{ a }}-{{a}}{{b}}", "{{{a}}}", "{{}}{{a}"])
+def test_what_fits_is_what_fill_twiml_would_make(value, template):
+    variables = {"a": value, "b": "y"}
+    room = 4000 - len(fill_twiml(template, variables))
+    lead = {"lead_id": "a", "phone": "+12025550101", "variables": variables}
+    assert parse_leads([lead], region=None, twiml=template + "." * room).accepted
+    over = parse_leads([lead], region=None, twiml=template + "." * (room + 1))
+    assert [one.code for one in over.rejections] == ["twiml_too_long"]

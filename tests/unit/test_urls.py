@@ -81,6 +81,15 @@ REFUSED = [
     "http://x.home.arpa",
     "http://example.0",
     "http://a.b.127",
+    "http://localhost。",
+    "http://localhost｡",
+    "http://127.0.0.1。",
+    "http://127.0.0.1｡",
+    "http://127.0.0.\u00ad1",
+    "http://169.254.169.\u00ad254",
+    "http://a.loc\u00adal",
+    "http://db.inter\u200bnal",
+    "http://metadata.google.intern\u00adal",
 ]
 
 INVALID = [
@@ -116,6 +125,8 @@ ALLOWED = [
     "https://xn--4dbrk0ce.example.com",
     "https://1.example.com",
     "https://א.example.com",
+    "https://example.com。/",
+    "https://example.com./",
 ]
 
 
