@@ -112,9 +112,9 @@ def test_what_xml_cannot_say_is_refused_where_it_would_be_filled_in(value):
 
 @pytest.mark.parametrize("template", ["{{" + " " * 3996, "{{ " * 1300, "{" * 4000, "{{a" * 1300])
 def test_no_template_takes_more_than_an_instant(template):
-    started = time.process_time()
-    assert fill_twiml(template, {}) == template
-    assert time.process_time() - started < 0.2
+    # With a pattern that backtracks, a few hundred of these take longer than the test may.
+    for _ in range(200):
+        assert fill_twiml(template, {}) == template
 
 
 def test_a_placeholder_may_have_spaces_around_its_name():
