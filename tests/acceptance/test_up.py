@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -328,3 +329,26 @@ def test_its_data_outlives_it_and_the_same_place_starts_again(start):
     again = start().wait()
     assert [one["name"] for one in again.outbound("account", "list", "--json")] == ["first"]
     assert (again.directory / "env").stat().st_mode & 0o077 == 0
+
+
+def test_the_readmes_walk_works_when_it_is_pasted(up):
+    _, directory, _ = up()
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    walk = next(
+        block
+        for block in re.findall(r"```bash\n(.*?)```", readme, re.DOTALL)
+        if block.startswith(". .outbound/env")
+    )
+    script = walk.replace(".outbound/env", str(directory / "env"))
+    script = script.replace("$PWD/.venv/bin", str(Path(sys.executable).parent))
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        env=CLEAN,
+        timeout=60,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert '"status": "completed"' in done.stdout
+    assert '"answered": 1, "busy": 1' in done.stdout
+    assert "2 attempts agree with the carrier's record" in done.stdout
