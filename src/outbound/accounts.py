@@ -24,6 +24,7 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 RAISED_FOR_MORE = ("max_live_calls", "calls_per_second")
 PREFIX = "ob_"
+MAX_NAME = 200
 
 
 class Role(IntEnum):
@@ -84,6 +85,9 @@ def create(connection: Connection, name: str, **fields: Any) -> UUID:
     Raises:
         Refused: the name is taken, or a field is not valid.
     """
+    if not name.strip() or len(name) > MAX_NAME:
+        detail = f"The name must have 1 to {MAX_NAME} characters."
+        raise invalid([Fault("#/name", "invalid_name", detail)])
     account_id = uuid7()
     fields = check(fields)
     _refuse_two_scripts(fields)

@@ -69,9 +69,14 @@ def _text(value: str) -> str:
 
 def _url(*schemes: str) -> Callable[[str], str]:
     def parse(value: str) -> str:
-        parts = urlsplit(value)
+        wrong = f"must be a URL that starts with {' or '.join(schemes)}://"
+        try:
+            parts = urlsplit(value)
+            _ = parts.port
+        except ValueError:
+            raise ValueError(f"{wrong}, with a port from 0 to 65535") from None
         if parts.scheme not in schemes or not (parts.netloc or parts.path):
-            raise ValueError(f"must be a URL that starts with {' or '.join(schemes)}://")
+            raise ValueError(wrong)
         return value.rstrip("/") if schemes[0].startswith("http") else value
 
     return parse

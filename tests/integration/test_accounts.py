@@ -140,24 +140,22 @@ def test_only_a_raised_limit_is_worth_a_ring(engine, changes, rings):
     assert change(engine, make(engine), **changes) is rings
 
 
-def test_a_change_waits_for_the_claim_that_holds_the_pace(engine):
+def test_a_change_waits_for_who_holds_the_pace_and_is_judged_by_what_it_then_finds(engine):
     account = make(engine)
-    done = threading.Event()
-
-    def lower():
-        change(engine, account, max_live_calls=1)
-        done.set()
-
+    rang = []
     waiting = "SELECT 1 FROM pg_locks WHERE NOT granted"
-    with engine.begin() as claim:
-        lock = text("SELECT 1 FROM account_pace WHERE account_id = :id FOR NO KEY UPDATE")
-        claim.execute(lock, {"id": account})
-        thread = threading.Thread(target=lower)
+    with engine.begin() as other:
+        raised = text("UPDATE account_pace SET max_live_calls = 50 WHERE account_id = :id")
+        other.execute(raised, {"id": account})
+        thread = threading.Thread(
+            target=lambda: rang.append(change(engine, account, max_live_calls=30))
+        )
         thread.start()
         wait_until(lambda: rows(engine, waiting))
-        assert not done.is_set()
+        assert rang == []
     thread.join(10)
-    assert get(engine, account)["max_live_calls"] == 1
+    assert rang == [False]  # from 50 to 30, not from 20
+    assert get(engine, account)["max_live_calls"] == 30
 
 
 def test_a_missing_account_is_not_found(engine):

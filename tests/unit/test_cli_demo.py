@@ -1,5 +1,7 @@
 """The demonstration's own rules, without the system."""
 
+import contextlib
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -33,3 +35,13 @@ def test_an_earlier_performance_in_the_same_directory_is_not_counted(tmp_path, m
 )
 def test_a_database_with_open_runs_is_refused_with_what_to_do(tmp_path, environment, says):
     assert says in play(tmp_path, **environment)._why_not()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_request_to_end_is_not_lost_where_python_drops_the_exception(tmp_path, number, code):
+    one = play(tmp_path)
+    with contextlib.suppress(SystemExit):  # as a destructor does
+        one.end_early(number, None)
+    with pytest.raises(SystemExit) as exited:
+        one._progress()
+    assert exited.value.code == code

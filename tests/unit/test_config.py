@@ -15,6 +15,8 @@ def test_every_setting_has_its_variable_and_every_example_that_is_a_value_is_val
     ("name", "value"),
     [
         ("DATABASE_URL", "mysql://x"),
+        ("DATABASE_URL", "postgresql://h:port/x"),
+        ("REDIS_URL", "redis://[::1/0"),
         ("REDIS_URL", "http://x"),
         ("PUBLIC_BASE_URL", "example.com"),
         ("PORT", "0"),

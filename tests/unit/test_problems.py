@@ -1,14 +1,19 @@
 """Whatever goes wrong leaves as a problem: its status, its code, and nothing that was sent."""
 
+import json
+
 import falcon
 import falcon.testing
 import pytest
+import structlog
 from gunicorn.http import errors as gunicorn_errors
 from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from outbound import logs
 from outbound.api import problems
-from outbound.api.server import status_of
+from outbound.api.server import Worker, status_of
+from outbound.config import Settings
 from outbound.errors import Fault, Refused, Unavailable, invalid, not_found
 
 CANARY = "canary-9f2"
@@ -105,3 +110,56 @@ def test_further_members_stand_beside_the_others():
 )
 def test_what_a_client_sent_is_never_a_5xx_and_our_own_mistake_always(error, status):
     assert status_of(error) == status
+
+
+class Client:
+    """The socket of somebody who sent rubbish."""
+
+    def __init__(self):
+        self.got = b""
+
+    def sendall(self, data):
+        self.got += data
+
+
+@pytest.fixture
+def refuse(capsys):
+    def handle(error, client):
+        logs.set_up(Settings(), "api")
+        structlog.contextvars.bind_contextvars(account_id="of the request before")
+        Worker.__new__(Worker).handle_error(None, client, ("127.0.0.1", 1), error)
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    return handle
+
+
+def test_rubbish_gets_a_problem_and_a_line_that_belongs_to_nobody_else(refuse):
+    client = Client()
+    (line,) = refuse(gunicorn_errors.InvalidHeader(CANARY), client)
+    assert (line["event"], line["status"]) == ("request_unreadable", 400)
+    assert "account_id" not in line
+    problem = json.loads(client.got.partition(b"\r\n\r\n")[2])
+    assert problem["request_id"] == line["request_id"]
+    assert CANARY not in client.got.decode() + json.dumps(line)
+
+
+def test_our_own_mistake_is_logged_with_its_traceback_and_answered_without(refuse):
+    client = Client()
+    (line,) = refuse(ValueError(CANARY), client)
+    assert (line["event"], line["exception"][0]["exc_type"]) == ("request_failed", "ValueError")
+    assert client.got.startswith(b"HTTP/1.1 500 ")
+    assert CANARY not in client.got.decode()
+
+
+def test_what_follows_an_answer_is_not_answered_again(refuse):
+    client = Client()
+    assert refuse(gunicorn_errors.InvalidChunkSize(b"ZZ"), client) == []
+    assert client.got == b""
+
+
+def test_a_client_that_has_gone_is_no_error(refuse):
+    class Gone(Client):
+        def sendall(self, data):
+            raise BrokenPipeError
+
+    assert len(refuse(gunicorn_errors.InvalidHeader("x"), Gone())) == 1

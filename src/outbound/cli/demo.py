@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from uuid import uuid4
 
@@ -45,10 +46,11 @@ FAULTS = {"accept_delay_seconds": 0.05, "create_delay_seconds": 0.05}
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
 def demo(leads: int, directory: Path | None, *, as_json: bool) -> None:
     """Call 200 leads, kill a worker half-way, and compare with the carrier's ledger."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     directory = directory or _own_directory()
     supervisor = Supervisor(directory.resolve(), config.read(), free_port(), logs_to_files=True)
     play = Play(supervisor, Console(stderr=as_json), leads)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, play.end_early)
     try:
         play.begin()
         play.go_on()
@@ -78,7 +80,19 @@ class Play:
         self._run = ""
         self._said = ""
         self._earlier: set[str] = set()
+        self._ended_by: int | None = None
         self._deadline = time.monotonic() + SECONDS
+
+    def end_early(self, number: int, _frame: FrameType | None) -> None:
+        """End the performance, as the handler of a signal; the exit code names the signal."""
+        # Python drops an exception that meets it in a destructor or a weak reference's callback
+        # (every import runs some): the exit is noted, and made again at the next look.
+        self._ended_by = number
+        self._exit_if_ended()
+
+    def _exit_if_ended(self) -> None:
+        if self._ended_by is not None:
+            sys.exit(128 + self._ended_by)
 
     def begin(self) -> None:
         """Start everything and post the run."""
@@ -166,6 +180,7 @@ class Play:
             time.sleep(0.2)
 
     def _progress(self) -> dict[str, Any]:
+        self._exit_if_ended()
         body: dict[str, Any] = self._client.get(f"/runs/{self._run}")
         line = summary(body)
         if line != self._said:
