@@ -627,6 +627,7 @@ class TestAccount:
             {"nope": 1},
             {"default_answer_url": "https://example.com"},
             {"max_live_calls": None},
+            {"default_answer_url": "http://10.0.0.1/x"},
         ):
             assert client.ask("PATCH", "/account", bad).status_code == 422
         assert client.get("/account").json["max_live_calls"] == 5

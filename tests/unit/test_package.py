@@ -61,3 +61,14 @@ def test_every_setting_stands_in_the_readme():
 
     readme = (ROOT / "README.md").read_text()
     assert [name for name, _, _ in VARIABLES.values() if name not in readme] == []
+
+
+def test_every_code_of_a_problem_and_of_a_rejection_stands_in_the_docs():
+    listed = set(re.findall(r"`([a-z_]+)`", (ROOT / "docs/problems.md").read_text()))
+    used = set()
+    for path in (ROOT / "src/outbound").rglob("*.py"):
+        text = path.read_text()
+        used |= set(re.findall(r'(?:Refused|BadLead)\(\s*"([a-z_]+)"', text))
+    from outbound.api.problems import _CODES
+
+    assert used | set(_CODES.values()) <= listed

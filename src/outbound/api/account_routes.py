@@ -8,12 +8,12 @@ from uuid import UUID
 
 import falcon
 
-from outbound import accounts, doorbell, idempotency, pages, schemas
+from outbound import accounts, doorbell, idempotency, pages, schemas, urls
 from outbound.accounts import Role
 from outbound.api.answers import json_bytes, send, send_stored
 from outbound.api.media import read_json
 from outbound.api.routing import PREFIX, Route
-from outbound.errors import not_found
+from outbound.errors import Fault, invalid, not_found
 from outbound.idempotency import Stored
 from outbound.node import Node
 
@@ -29,12 +29,19 @@ def change_account(req: falcon.Request, resp: falcon.Response) -> None:
     """PATCH /account: only what is named changes."""
     node, caller = req.context.node, req.context.caller
     body = schemas.parse(schemas.AccountPatch, read_json(req))
+    changes = body.model_dump(exclude_unset=True)
+    _check_url(node, changes.get("default_answer_url"))
     with node.engine.begin() as connection:
-        changes = body.model_dump(exclude_unset=True)
         raised = accounts.change(connection, caller.account_id, changes)
         send(resp, accounts.get(connection, caller.account_id))
     if raised:
         node.doorbell.ring(caller.account_id, doorbell.DIAL, 4)
+
+
+def _check_url(node: Node, url: str | None) -> None:
+    if url and (code := urls.check(url, allow_private=node.settings.private_answer_urls)):
+        detail = "default_answer_url must be http(s) on a public host."
+        raise invalid([Fault("#/default_answer_url", code, detail)])
 
 
 def list_keys(req: falcon.Request, resp: falcon.Response) -> None:
