@@ -22,6 +22,8 @@ log = logs.get(__name__)
 BELL_SECONDS = 1
 READ_SECONDS = 3.0
 PAUSE_SECONDS = 0.5
+FULL_SECONDS = 0.02
+"""How long to wait for a thread when as many messages are held as may be."""
 HEARTBEAT_TIMEOUT_MS = 15_000
 MAINTENANCE_CHANCE = 50_000
 """In a million commands: how often a dead worker's messages are put back. They are doorbells."""
@@ -34,7 +36,7 @@ class _BellConsumer(_RedisConsumer):  # type: ignore[misc]
         try:
             if not self.message_cache:
                 if self.outstanding_message_count >= self.prefetch:
-                    time.sleep(0.005)
+                    time.sleep(FULL_SECONDS)
                     return None
                 self.broker.client.blpop([doorbell.BELL], timeout=BELL_SECONDS)
                 # What follows finds the message, or sleeps for its shortest backoff.
