@@ -45,7 +45,9 @@ sys.stdin.read()
 
 
 @pytest.fixture
-def system(tmp_path):
+def system(tmp_path, monkeypatch):
+    for name in ("DATABASE_URL", "REDIS_URL"):  # the tests' own servers are not the system's
+        monkeypatch.delenv(name, raising=False)
     built = Supervisor(tmp_path, config.read(environ={}), free_port(), logs_to_files=True)
     yield built
     built.stop()
