@@ -27,6 +27,8 @@ class Cli:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # Whoever runs these tests in the background has Ctrl-C ignored, and so would we.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         )
 
     def run(self, *arguments, code=0):
@@ -89,7 +91,10 @@ def test_pause_resume_cancel_and_a_watch_that_is_interrupted(world, cli, leads):
     with cli.start("run", "watch", run) as watch:
         assert watch.stdout.readline().startswith("pending")
         watch.send_signal(signal.SIGINT)
-        _, err = watch.communicate(timeout=10)
+        try:
+            _, err = watch.communicate(timeout=10)
+        finally:
+            watch.kill()
     assert (watch.returncode, err.strip()) == (130, "")
     assert cli.json("run", "pause", run)["status"] == "paused"
     assert cli.json("run", "resume", run)["status"] == "pending"

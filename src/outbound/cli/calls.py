@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from outbound.cli.client import Client, with_client
+from outbound.cli.client import Client, an_id, with_client
 from outbound.cli.output import json_option, show
 
 COLUMNS = ("call_id", "lead_id", "phone", "state", "outcome", "waiting_for", "next_attempt_at")
@@ -28,7 +28,7 @@ def calls() -> None:
 
 
 @calls.command("list")
-@click.argument("run_id")
+@click.argument("run_id", type=an_id)
 @click.option("--state")
 @click.option("--outcome")
 @click.option("--limit", type=int)
@@ -42,8 +42,8 @@ def list_calls(client: Client, run_id: str, *, as_json: bool, **query: Any) -> N
 
 
 @calls.command("show")
-@click.argument("run_id")
-@click.argument("call_id")
+@click.argument("run_id", type=an_id)
+@click.argument("call_id", type=an_id)
 @json_option
 @with_client
 def show_call(client: Client, run_id: str, call_id: str, *, as_json: bool) -> None:
@@ -61,8 +61,8 @@ def show_call(client: Client, run_id: str, call_id: str, *, as_json: bool) -> No
 
 
 @calls.command("resolve")
-@click.argument("run_id")
-@click.argument("call_id", required=False)
+@click.argument("run_id", type=an_id)
+@click.argument("call_id", type=an_id, required=False)
 @click.option("--all", "everything", is_flag=True, help="All that are older than 15 minutes.")
 @click.option("--decision", type=click.Choice(["placed", "not_placed", "redial"]), required=True)
 @click.option("--outcome", help="With placed: answered, busy, no_answer, failed or cancelled.")

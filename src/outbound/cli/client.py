@@ -17,6 +17,18 @@ from outbound.cli.output import harmless
 
 CONNECT_SECONDS, READ_SECONDS = 5, 120
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
+_ONE_SEGMENT = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def an_id(value: str) -> str:
+    """Take an id as one segment of a path: an empty one, or `..`, would ask for something else.
+
+    Raises:
+        BadParameter: it is no id of ours; nothing has been sent.
+    """
+    if not _ONE_SEGMENT.fullmatch(value):
+        raise click.BadParameter(f"{value!r} is not an id.")
+    return value
 
 
 class Away(CommandError):
@@ -64,6 +76,9 @@ class Client:
             )
         except (requests.ConnectionError, requests.Timeout):
             raise Away(f"{self._base} does not answer; is `outbound web` running?") from None
+        except requests.exceptions.ChunkedEncodingError:
+            # Also for an answer with a length that ends early: the server died while it wrote.
+            raise Away(f"{self._base} broke off its answer; ask again") from None
         except (requests.RequestException, ValueError) as error:
             raise CommandError(f"cannot send this: {error}") from None
         if answer.is_redirect:
@@ -99,9 +114,12 @@ def _visible(name: str, value: str) -> str:
 
 def _json(answer: requests.Response) -> Any:
     try:
-        return answer.json()
+        body = answer.json()
     except ValueError:
-        raise CommandError(f"{answer.url} is not our API: its answer is no JSON") from None
+        body = None
+    if not isinstance(body, dict):
+        raise CommandError(f"{answer.url} is not our API: its answer is no JSON object")
+    return body
 
 
 def _problem(answer: requests.Response) -> str:

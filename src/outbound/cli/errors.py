@@ -28,7 +28,8 @@ def explain_usage(error: click.ClickException) -> int:
         error.show()
     else:
         hint = f" See `{context.command_path} --help`." if context else ""
-        click.echo(f"error: {error.format_message()}{hint}", err=True)
+        message = " ".join(error.format_message().split())
+        click.echo(f"error: {message}{hint}", err=True)
     return error.exit_code
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from outbound.cli import watching
-from outbound.cli.client import Client, with_client
+from outbound.cli.client import Client, an_id, with_client
 from outbound.cli.output import json_option, show
 from outbound.cli.reading import read_body
 
@@ -92,7 +92,7 @@ def list_runs(client: Client, *, as_json: bool, **query: Any) -> None:
 
 
 @run.command("show")
-@click.argument("run_id")
+@click.argument("run_id", type=an_id)
 @json_option
 @with_client
 def show_run(client: Client, run_id: str, *, as_json: bool) -> None:
@@ -101,7 +101,7 @@ def show_run(client: Client, run_id: str, *, as_json: bool) -> None:
 
 
 @run.command("watch")
-@click.argument("run_id")
+@click.argument("run_id", type=an_id)
 @json_option
 @with_client
 def watch(client: Client, run_id: str, *, as_json: bool) -> None:
@@ -110,7 +110,7 @@ def watch(client: Client, run_id: str, *, as_json: bool) -> None:
 
 
 @run.command("pause")
-@click.argument("run_id")
+@click.argument("run_id", type=an_id)
 @json_option
 @with_client
 def pause(client: Client, run_id: str, *, as_json: bool) -> None:
@@ -119,7 +119,7 @@ def pause(client: Client, run_id: str, *, as_json: bool) -> None:
 
 
 @run.command("resume")
-@click.argument("run_id")
+@click.argument("run_id", type=an_id)
 @json_option
 @with_client
 def resume(client: Client, run_id: str, *, as_json: bool) -> None:
@@ -128,7 +128,7 @@ def resume(client: Client, run_id: str, *, as_json: bool) -> None:
 
 
 @run.command("cancel")
-@click.argument("run_id")
+@click.argument("run_id", type=an_id)
 @click.option("--hang-up", is_flag=True, help="Also end the calls that ring or talk.")
 @json_option
 @with_client
