@@ -4,7 +4,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test unit mutants lint format lock wheel clean
+.PHONY: help install demo test unit chaos mutants lint format lock wheel clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,10 @@ test: install ## every test: unit, integration, acceptance
 
 unit: install ## the tests that need nothing, in seconds
 	$(BIN)/pytest tests/unit
+
+chaos: install ## faults on the real processes, judged by the carrier's ledger (SEED=, LONG=1)
+	-$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r tests/chaos/requirements.txt
+	$(BIN)/pytest tests/chaos
 
 mutants: install ## for each guard of the protocol, a test fails without it
 	$(BIN)/python tests/mutants.py

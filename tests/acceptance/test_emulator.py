@@ -629,6 +629,14 @@ def test_callbacks_are_doubled_under_one_token(carrier, receiver):
     assert hits(carrier, "callbacks_doubled")
 
 
+def test_callbacks_come_ten_times_at_once(carrier, receiver):
+    carrier.set_faults(callbacks_tenfold=100)
+    call = carrier.call(status_callback=f"{receiver.address}/cb")
+    told = until(lambda: len(told := receiver.of(call)) == 10 and told)
+    assert all(one["form"] == told[0]["form"] for one in told)
+    assert hits(carrier, "callbacks_tenfold")
+
+
 def test_callbacks_are_delayed(carrier, receiver):
     carrier.set_faults(callbacks_delayed=100, callback_delay_seconds=0.4)
     began = time.monotonic()

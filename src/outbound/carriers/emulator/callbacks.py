@@ -117,7 +117,11 @@ class Courier:
         twice = self._faults.hits_now("callbacks_doubled")
         if twice:
             outing.delivery.faults += ("callbacks_doubled",)
-        return self._spawn(self._deliver(outing, after, wait, twice=twice))
+        at_once = 1
+        if self._faults.hits_now("callbacks_tenfold"):
+            outing.delivery.faults += ("callbacks_tenfold",)
+            at_once = 10
+        return self._spawn(self._deliver(outing, after, wait, twice=twice, at_once=at_once))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -127,25 +131,38 @@ class Courier:
         return task
 
     async def _deliver(
-        self, outing: _Outing, after: asyncio.Task[None] | None, wait: float, *, twice: bool
+        self,
+        outing: _Outing,
+        after: asyncio.Task[None] | None,
+        wait: float,
+        *,
+        twice: bool,
+        at_once: int,
     ) -> None:
         if after is not None:
             await asyncio.wait([after])
         if wait:
             await asyncio.sleep(wait)
-        delivery = outing.delivery
-        await self._sender.send(outing.parcel, delivery)
-        self._book.note(outing.call, delivery)
+        copies = [_again(outing.delivery) for _ in range(at_once - 1)]
+        await self._send(outing, [outing.delivery, *copies])
         if twice:
-            again = Delivery(sequence=delivery.sequence, status=delivery.status, at=delivery.at)
-            await self._sender.send(outing.parcel, again)
-            self._book.note(outing.call, again)
+            await self._send(outing, [_again(outing.delivery)])
+
+    async def _send(self, outing: _Outing, deliveries: list[Delivery]) -> None:
+        sends = (self._sender.send(outing.parcel, delivery) for delivery in deliveries)
+        await asyncio.gather(*sends)
+        for delivery in deliveries:
+            self._book.note(outing.call, delivery)
 
     async def _send_forged(self, parcel: Parcel) -> None:
         delivery = Delivery(sequence=0, status="", at=0.0)
         await self._sender.send(parcel, delivery)
         self.forged["sent"] += 1
         self.forged["accepted"] += delivery.result == "ok"
+
+
+def _again(delivery: Delivery) -> Delivery:
+    return Delivery(sequence=delivery.sequence, status=delivery.status, at=delivery.at)
 
 
 class _Sender:

@@ -17,8 +17,9 @@ answer_401             not accepted; 401, code 20003 (``true`` is 100)
 =====================  ==================================================================
 
 Callbacks (drawn for each one): ``callbacks_lost`` · ``callbacks_doubled`` (sent twice) ·
-``callbacks_delayed`` (by ``callback_delay_seconds``) · ``callbacks_reordered`` (sent after the
-call's next one) · ``callbacks_forged`` (an extra one with a wrong signature and a wrong status).
+``callbacks_tenfold`` (sent ten times at once) · ``callbacks_delayed`` (by
+``callback_delay_seconds``) · ``callbacks_reordered`` (sent after the call's next one) ·
+``callbacks_forged`` (an extra one with a wrong signature and a wrong status).
 
 Look-ups: ``lookup_empty`` (a list finds nothing) · ``lookup_404`` (a fetch finds nothing) ·
 ``lookup_500`` (both).
@@ -58,6 +59,7 @@ CREATES: Final = ACCEPTING + REFUSING
 CALLBACKS: Final = (
     "callbacks_lost",
     "callbacks_doubled",
+    "callbacks_tenfold",
     "callbacks_delayed",
     "callbacks_reordered",
     "callbacks_forged",
