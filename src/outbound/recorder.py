@@ -15,7 +15,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from outbound import db, logs, policy, recording
+from outbound import db, logs, pace, policy, recording
 from outbound.carriers.base import Answer, Progress, Verdict
 from outbound.claims import ClaimedCall
 from outbound.node import Node
@@ -29,10 +29,6 @@ BATCH = 100
 BATCH_SECONDS = 0.05
 TRY_AGAIN_SECONDS = 0.5
 
-_LOCK_PACES = text("""
-    SELECT account_id, backoff_seconds FROM account_pace
-     WHERE account_id = ANY (CAST(:accounts AS uuid[])) ORDER BY account_id FOR NO KEY UPDATE
-""")
 _KEEP_OFF = text("""
     UPDATE account_pace
        SET not_before = greatest(not_before, clock_timestamp() + make_interval(secs => :seconds)),
@@ -61,8 +57,13 @@ class Answered:
 
     @property
     def is_good(self) -> bool:
-        """Whether the carrier is well, so that the next call may go out before this is written."""
+        """Whether the carrier took it, or refused the callee: it is well."""
         return bool(self.answer) and self.answer.verdict in WELL  # type: ignore[union-attr]
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether the carrier is not well: nothing more may go out before this is written."""
+        return self.answer is not None and not self.is_good
 
 
 class Recorder:
@@ -79,13 +80,13 @@ class Recorder:
         self._thread.start()
 
     def put(self, answered: Answered) -> None:
-        """Hand in an answer. Returns at once for a good one, else when it is written.
+        """Hand in an answer. Returns when a bad one is written, else at once.
 
         While the sender waits it sends nothing: after the first error about us, or "slow down",
         a process can have as many more requests out as it has senders, whatever their speed.
         """
         self._queue.put(answered)
-        if not answered.is_good:
+        if answered.is_bad:
             answered.written.wait(self._node.settings.record_margin)
 
     def close(self, seconds: float) -> bool:
@@ -109,7 +110,7 @@ class Recorder:
         if first is None:
             return [], False
         batch, deadline = [first], time.monotonic() + BATCH_SECONDS
-        while len(batch) < BATCH and batch[-1].is_good:
+        while len(batch) < BATCH and not batch[-1].is_bad:
             try:
                 item = self._queue.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
@@ -184,10 +185,10 @@ class Recorder:
             i.call.account_id for i in batch if i.call.is_trial and i.call.account_id in well
         } - opening.keys()
         eased = (well & self._keeping_off) - slowed.keys()
-        accounts = sorted({*opening, *slowed, *closing, *eased})
+        accounts = {*opening, *slowed, *closing, *eased}
         if not accounts:
             return {}
-        found = connection.execute(_LOCK_PACES, {"accounts": accounts}).all()
+        found = pace.lock(connection, *accounts)
         waits = {
             row.account_id: policy.next_backoff(row.backoff_seconds, slowed[row.account_id])
             for row in found

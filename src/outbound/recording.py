@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from outbound import db, doorbell, runs, settling
+from outbound import db, doorbell, metrics, runs, settling
 from outbound.node import Node
 from outbound.settling import Settled
 from outbound.states import Evidence
@@ -39,4 +39,5 @@ def follow_up(node: Node, settled: Settled) -> None:
         node.doorbell.ring(account_id)
     for account_id in settled.hang_ups:
         node.doorbell.ring(account_id, doorbell.HANG_UP)
+    metrics.settled(settled)
     runs.advance(node, settled.touched)

@@ -1,3 +1,4 @@
+# ruff: noqa: S608 - statements are put together from our own words alone
 """Moving whole runs: pause, resume, cancel, and the end.
 
 Pause, resume and cancel take the account's pace lock, so that no claim that comes later sees
@@ -6,8 +7,7 @@ them undone. A run ends in a transaction of its own, after the one that ended it
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,25 +15,22 @@ from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping, text
 
-from outbound import counters, db, doorbell, logs, settling
+from outbound import actions, counters, db, doorbell, ending, logs, pace, settling
 from outbound.accounts import Caller
 from outbound.errors import Refused, not_found
 from outbound.node import Node
-from outbound.states import Outcome, RunStatus
+from outbound.states import RunStatus
 
 log = logs.get(__name__)
 
 END_AT_ONCE = 1000
 """Queued calls of a cancelled or expired run that one transaction ends."""
 
-LOCK_PACE = text(
-    "SELECT account_id FROM account_pace WHERE account_id = :account FOR NO KEY UPDATE"
-)
 _LOCK_RUN = text("""
     SELECT id FROM runs WHERE id = :run AND account_id = :account FOR NO KEY UPDATE
 """)
 _READ_RUN = text("""
-    SELECT id, status, cancel_requested, started_at, ended_at,
+    SELECT id, status, cancel_requested, hang_up, started_at, ended_at,
            start_at IS NOT NULL AND start_at > clock_timestamp() AS is_early
       FROM runs WHERE id = :run
 """)
@@ -45,8 +42,12 @@ _TRIAL_NOW = text("""
     UPDATE breakers SET next_trial_at = clock_timestamp() WHERE account_id = :account
 """)
 _IS_SENDING = text("""
-    SELECT EXISTS (SELECT FROM attempts a WHERE a.run_id = :run AND a.account_id = :account
-                      AND a.ended_at IS NULL AND a.state = 'sending')
+    SELECT EXISTS (
+        SELECT FROM attempts a
+         WHERE a.account_id = :account AND a.ended_at IS NULL AND a.state = 'sending'
+           AND (CAST(:run AS uuid) IS NULL OR a.run_id = :run)
+           AND (CAST(:call AS bigint) IS NULL OR a.call_id = :call)
+           AND (CAST(:phones AS text[]) IS NULL OR a.phone = ANY (CAST(:phones AS text[]))))
 """)
 _DUE = text("""
     SELECT count(*) FROM (SELECT FROM calls WHERE run_id = :run AND state = 'queued'
@@ -59,44 +60,20 @@ _FOR_ENDING = text("""
        AND EXISTS (SELECT FROM calls c WHERE c.run_id = r.id AND c.state = 'queued')
      ORDER BY r.id
 """)
-_END_QUEUED = text("""
+_END_QUEUED = text(f"""
     WITH picked AS MATERIALIZED (
         SELECT id FROM calls WHERE run_id = :run AND state = 'queued'
          ORDER BY id LIMIT :most FOR NO KEY UPDATE SKIP LOCKED),
-    ended AS MATERIALIZED (
-        SELECT p.id, coalesce(last.outcome, 'cancelled') AS outcome FROM picked p
-          LEFT JOIN LATERAL (
-            SELECT a.outcome FROM attempts a
-             WHERE a.call_id = p.id AND a.state <> 'released'
-             ORDER BY a.number DESC LIMIT 1) last ON true)
-    UPDATE calls c
-       SET outcome = ended.outcome, waiting_for = NULL,
-           state = CASE ended.outcome WHEN 'failed' THEN 'failed'
-                        WHEN 'cancelled' THEN 'cancelled' ELSE 'completed' END
-      FROM ended WHERE c.id = ended.id AND c.id = ANY (ARRAY(SELECT id FROM ended))
-    RETURNING c.outcome
+    {ending.END_PICKED}
+    SELECT outcome, count(*)::int AS calls FROM over GROUP BY outcome
 """)
-_NOTE_EXPIRY = text("UPDATE runs SET expiry_ended_calls = true WHERE id = :run")
-_END_RUNS = text("""
-    WITH asked AS (SELECT r.*, clock_timestamp() AS now FROM runs r
-                    WHERE r.id = ANY (CAST(:ids AS uuid[])) AND r.ended_at IS NULL),
-    over AS (
-        SELECT r.id, r.status AS old_status, r.now,
+_END_RUNS = text(f"""
+    WITH over AS (
+        SELECT r.id, r.status AS old_status, clock_timestamp() AS now,
                CASE WHEN r.cancel_requested THEN 'cancelled'
                     WHEN r.expiry_ended_calls THEN 'expired' ELSE 'completed' END AS new_status
-          FROM asked r
-         WHERE (r.status IN ('pending', 'running', 'paused') OR r.cancel_requested)
-           AND NOT (r.status = 'paused' AND NOT r.cancel_requested AND NOT r.expiry_ended_calls)
-           AND NOT EXISTS (SELECT FROM calls c WHERE c.run_id = r.id AND c.state = 'queued')
-           AND NOT EXISTS (
-               SELECT FROM attempts a JOIN calls c ON c.id = a.call_id
-                WHERE a.account_id = r.account_id AND a.run_id = r.id AND a.ended_at IS NULL
-                  AND (c.state IN ('dialing', 'live')
-                       OR (c.state = 'unknown' AND a.state = 'unknown'
-                           AND r.on_unknown = 'redial' AND a.carrier_call_id IS NULL
-                           AND a.heard_at IS NULL AND c.attempts < r.max_attempts
-                           AND NOT r.cancel_requested
-                           AND (r.expires_at IS NULL OR r.expires_at > r.now)))))
+          FROM runs r
+         WHERE r.id = ANY (CAST(:ids AS uuid[])) AND {ending.IS_OVER})
     UPDATE runs r SET status = over.new_status, ended_at = over.now
       FROM over WHERE r.id = over.id
     RETURNING r.id, r.account_id, over.old_status, over.new_status, r.total_leads, r.request_id
@@ -120,6 +97,7 @@ def pause(node: Node, account_id: UUID, run_id: UUID, who: Caller) -> None:
     Raises:
         Refused: there is no such run, or it has ended or is being cancelled.
     """
+    hand = actions.by(node, who)
 
     def change(connection: Connection, run: RowMapping) -> None:
         if run["status"] == RunStatus.PAUSED:
@@ -127,7 +105,7 @@ def pause(node: Node, account_id: UUID, run_id: UUID, who: Caller) -> None:
         if run["ended_at"] or run["cancel_requested"]:
             raise _wrong_state("paused", run)
         _set_status(connection, run_id, RunStatus.PAUSED)
-        _event(connection, node, account_id, run_id, "run_paused", who)
+        actions.record(connection, hand, account_id, "run_paused", run_id=run_id)
 
     _change(node, account_id, run_id, change)
     log.info("run_paused", account_id=str(account_id), run_id=str(run_id))
@@ -139,6 +117,7 @@ def resume(node: Node, account_id: UUID, run_id: UUID, who: Caller) -> None:
     Raises:
         Refused: there is no such run, or it has ended or is being cancelled.
     """
+    hand = actions.by(node, who)
 
     def change(connection: Connection, run: RowMapping) -> None:
         if run["ended_at"] or run["cancel_requested"]:
@@ -148,7 +127,7 @@ def resume(node: Node, account_id: UUID, run_id: UUID, who: Caller) -> None:
             return
         fresh = RunStatus.SCHEDULED if run["is_early"] else RunStatus.PENDING
         _set_status(connection, run_id, RunStatus.RUNNING if run["started_at"] else fresh)
-        _event(connection, node, account_id, run_id, "run_resumed", who)
+        actions.record(connection, hand, account_id, "run_resumed", run_id=run_id)
 
     _change(node, account_id, run_id, change)
     log.info("run_resumed", account_id=str(account_id), run_id=str(run_id))
@@ -167,6 +146,7 @@ def cancel(node: Node, account_id: UUID, run_id: UUID, who: Caller, *, hang_up: 
     Raises:
         Refused: there is no such run, or it ended otherwise.
     """
+    hand = actions.by(node, who)
 
     def change(connection: Connection, run: RowMapping) -> None:
         if run["status"] == RunStatus.CANCELLED:
@@ -174,8 +154,10 @@ def cancel(node: Node, account_id: UUID, run_id: UUID, who: Caller, *, hang_up: 
         if run["ended_at"]:
             raise _wrong_state("cancelled", run)
         connection.execute(_SET_CANCEL, {"run": run_id, "hang_up": hang_up})
-        if not run["cancel_requested"]:
-            _event(connection, node, account_id, run_id, "run_cancel_requested", who)
+        if not run["cancel_requested"] or (hang_up and not run["hang_up"]):
+            details = {"hang_up": hang_up}
+            action = "run_cancel_requested"
+            actions.record(connection, hand, account_id, action, run_id=run_id, details=details)
 
     _change(node, account_id, run_id, change)
     log.info(
@@ -194,7 +176,7 @@ def _change(
     change: Callable[[Connection, RowMapping], None],
 ) -> None:
     def body(connection: Connection) -> None:
-        connection.execute(LOCK_PACE, {"account": account_id})
+        pace.lock(connection, account_id)
         found = connection.execute(_LOCK_RUN, {"run": run_id, "account": account_id}).first()
         if found is None:
             raise not_found("run")
@@ -212,24 +194,29 @@ def _set_status(connection: Connection, run_id: UUID, status: RunStatus) -> None
     connection.execute(_SET_STATUS, {"run": run_id, "status": status})
 
 
-def _event(
-    connection: Connection, node: Node, account_id: UUID, run_id: UUID, event: str, who: Caller
-) -> None:
-    row = {
-        "account_id": account_id,
-        "run_id": run_id,
-        "event": event,
-        "source": node.source,
-        "worker_id": node.worker_id,
-        "actor": str(who.key_id),
-        "request_id": who.request_id,
+def is_sending(
+    connection: Connection,
+    account_id: UUID,
+    run_id: UUID | None = None,
+    call_id: int | None = None,
+    phones: Sequence[str] | None = None,
+) -> bool:
+    """Tell whether such a request may be on its way to the carrier right now.
+
+    Args:
+        connection: seeing what is committed now.
+        account_id: whose requests; all of them, unless one of the following narrows it.
+        run_id: only this run's.
+        call_id: only this call's.
+        phones: only those to one of these phones.
+    """
+    values = {
+        "account": account_id,
+        "run": run_id,
+        "call": call_id,
+        "phones": None if phones is None else list(phones),
     }
-    settling.write_events(connection, [row])
-
-
-def is_sending(connection: Connection, account_id: UUID, run_id: UUID) -> bool:
-    """Tell whether a request of this run may be on its way to the carrier right now."""
-    return bool(connection.execute(_IS_SENDING, {"run": run_id, "account": account_id}).scalar())
+    return bool(connection.execute(_IS_SENDING, values).scalar())
 
 
 def end_queued(node: Node, account_id: UUID) -> int:
@@ -260,17 +247,14 @@ def _end_some(node: Node, run_id: UUID, connection: Connection) -> int:
     run = connection.execute(_READ_RUN, {"run": run_id}).mappings().one()
     if run["ended_at"]:
         return 0
-    outcomes = connection.execute(_END_QUEUED, {"run": run_id, "most": END_AT_ONCE}).scalars().all()
+    values = {"run": run_id, "most": END_AT_ONCE, "why": None}
+    outcomes = {row.outcome: row.calls for row in connection.execute(_END_QUEUED, values)}
     if not outcomes:
         return 0
     if not run["cancel_requested"]:
-        connection.execute(_NOTE_EXPIRY, {"run": run_id})
-    delta: Counter[str] = Counter(queued=-len(outcomes))
-    for outcome in map(Outcome, outcomes):
-        delta[outcome.call_state.counter] += 1
-        delta[outcome.counter] += 1
-    counters.add(connection, {run_id: delta}, node.shard)
-    return len(outcomes)
+        connection.execute(settling.NOTE_EXPIRY, {"ids": [run_id]})
+    counters.add(connection, {run_id: ending.deltas(outcomes)}, node.shard)
+    return sum(outcomes.values())
 
 
 def advance(node: Node, run_ids: set[UUID]) -> list[EndedRun]:

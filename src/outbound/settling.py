@@ -55,6 +55,9 @@ class Settled:
         hang_ups: accounts with a stray to hang up.
         moved: for each attempt that changed, its state before and after.
         redialled, unknown, ended: how many attempts went that way.
+        outcomes: given to attempts, each with the source of the evidence.
+        first_callbacks: seconds that calls waited for their first one.
+        taken: carrier ids that another attempt has.
     """
 
     freed: set[UUID] = field(default_factory=set)
@@ -66,6 +69,9 @@ class Settled:
     redialled: int = 0
     unknown: int = 0
     ended: int = 0
+    outcomes: Counter[tuple[Outcome, str]] = field(default_factory=Counter)
+    first_callbacks: list[float] = field(default_factory=list)
+    taken: int = 0
 
 
 @dataclass
@@ -79,6 +85,7 @@ class _Row:
     status: RunStatus
     run: Policy
     reopens: bool
+    expired: bool
     attempt: Attempt
 
 
@@ -100,7 +107,8 @@ _LOCK_CALLS = text("""
 _READ = text("""
     SELECT a.*, clock_timestamp() AS now,
            c.state AS call_state, c.outcome AS call_outcome, c.attempts AS call_attempts,
-           c.next_attempt_at, c.waiting_for,
+           c.next_attempt_at, c.waiting_for, c.cancel_requested AS call_cancelled,
+           r.purge_started_at IS NOT NULL AS purged,
            r.status, r.max_attempts, r.retry_delay, r.retry_on, r.ring_timeout,
            r.ended_at IS NULL AS run_open, r.cancel_requested,
            (r.expires_at IS NULL OR r.expires_at > clock_timestamp()) AS unexpired
@@ -142,7 +150,7 @@ _WRITE_ATTEMPTS = text("""
 _WRITE_CALLS = text("""
     UPDATE calls c
        SET state = w.state, outcome = w.outcome, attempts = w.attempts,
-           next_attempt_at = w.next_attempt_at, waiting_for = w.waiting_for
+           next_attempt_at = w.next_attempt_at, waiting_for = w.waiting_for, last_error = NULL
       FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS w (
            id bigint, state text, outcome text, attempts smallint,
            next_attempt_at timestamptz, waiting_for text)
@@ -170,6 +178,9 @@ _STRAY = text("""
 _REOPEN = text("""
     UPDATE runs SET status = 'running', ended_at = NULL
      WHERE id = ANY (CAST(:ids AS uuid[])) AND status = 'completed' RETURNING id, account_id
+""")
+NOTE_EXPIRY = text("""
+    UPDATE runs SET expiry_ended_calls = true WHERE id = ANY (CAST(:ids AS uuid[]))
 """)
 _EVENTS = text("""
     INSERT INTO events (account_id, run_id, call_id, attempt_id, event, source, worker_id, actor,
@@ -222,6 +233,7 @@ class _Batch:
         self.events: list[dict[str, Any]] = []
         self.strays: list[dict[str, Any]] = []
         self.reopen: set[UUID] = set()
+        self.expired: set[UUID] = set()
         self.rows: dict[UUID, _Row] = {}
         self.calls: dict[int, Call] = {}
         self.now = datetime.min.replace(tzinfo=UTC)
@@ -272,6 +284,7 @@ class _Batch:
         key = (row.carrier, item.carrier_call_id)
         if self.owners.setdefault(key, row.attempt.id) == row.attempt.id:
             return False
+        self.settled.taken += 1
         log.warning(
             "carrier_id_taken",
             dedup_conflict=True,
@@ -326,10 +339,18 @@ class _Batch:
         if item.kind in _REQUEUES and row.reopens:
             policy = replace(policy, dials=True)
         settled = settle(call, after, counted, policy, self.now, move.requeue_in)
+        if row.expired and settled.state is not CallState.QUEUED:
+            policy = replace(policy, dials=True)
+            unexpired = settle(call, after, counted, policy, self.now, move.requeue_in)
+            if unexpired.state is CallState.QUEUED:
+                # It would have been queued again, so its run is locked. Not noted, a run that
+                # is paused would never end, and one that is not would count as completed.
+                self.expired.add(row.run_id)
         self.calls[call.id] = settled
         if settled.state is CallState.QUEUED and row.status is RunStatus.COMPLETED:
             self.reopen.add(row.run_id)
         self._tally(row, before, after)
+        self._measure(item, before, after)
         if any(other.number > after.number for other in counted):
             log.warning(
                 "late_word_on_old_attempt", **_ids(row), carrier_call_id=after.carrier_call_id
@@ -352,6 +373,13 @@ class _Batch:
             settled.redialled += 1
         elif after.state is AttemptState.ENDED:
             settled.ended += 1
+
+    def _measure(self, item: Evidence, before: Attempt, after: Attempt) -> None:
+        if after.outcome and after.outcome is not before.outcome:
+            self.settled.outcomes[after.outcome, item.source] += 1
+        if item.source == "callback" and before.heard_at is None:
+            waited = self.now - (before.placed_at or self.now)  # or it overtook our own answer
+            self.settled.first_callbacks.append(waited.total_seconds())
 
     def _event(
         self, row: _Row, item: Evidence, event: str, details: dict[str, object] | None = None
@@ -381,6 +409,8 @@ class _Batch:
         calls = [call for call in self.calls.values() if call != self.old_calls[call.id]]
         if self.reopen:
             self._reopen()
+        if self.expired:
+            self.connection.execute(NOTE_EXPIRY, {"ids": sorted(self.expired)})
         _write(self.connection, _WRITE_ATTEMPTS, attempts)
         _write(self.connection, _WRITE_CALLS, calls)
         if phones := self._freed_phones(attempts):
@@ -450,6 +480,8 @@ def _runs_that_may_requeue(
 
 def _read_row(row: RowMapping) -> _Row:
     attempt = Attempt(**{name: row[name] for name in Attempt.__dataclass_fields__})
+    # A call that somebody cancelled, or whose phone was purged, is never queued again.
+    wanted = not (row["cancel_requested"] or row["call_cancelled"] or row["purged"])
     return _Row(
         account_id=row["account_id"],
         run_id=row["run_id"],
@@ -457,13 +489,14 @@ def _read_row(row: RowMapping) -> _Row:
         carrier=row["carrier"],
         status=RunStatus(row["status"]),
         run=Policy(
-            dials=row["run_open"] and not row["cancel_requested"] and row["unexpired"],
+            dials=row["run_open"] and wanted and row["unexpired"],
             max_attempts=row["max_attempts"],
             retry_delay=row["retry_delay"],
             retry_on=tuple(row["retry_on"]),
             ring_timeout=row["ring_timeout"],
         ),
-        reopens=row["status"] == RunStatus.COMPLETED and row["unexpired"],
+        expired=row["run_open"] and wanted and not row["unexpired"],
+        reopens=row["status"] == RunStatus.COMPLETED and wanted and row["unexpired"],
         attempt=replace(
             attempt,
             state=AttemptState(attempt.state),

@@ -114,7 +114,7 @@ class Evidence:
     """Something that bears on one attempt.
 
     Attributes:
-        source: `answer`, `callback`, `look_up`, `sweep`, `operator` or `policy`.
+        source: `answer`, `callback`, `look_up`, `sweep`, `audit`, `operator` or `policy`.
         fence: for UNSENT, the claim that the releasing worker holds.
         due_in: when a released call is due again.
         by: who decided, for DECISION.
@@ -333,7 +333,9 @@ def _lease_ran_out(attempt: Attempt, evidence: Evidence, now: datetime) -> Move:
 
 
 def _unsent(attempt: Attempt, evidence: Evidence, now: datetime) -> Move:
-    if attempt.state is not AttemptState.SENDING or attempt.fence != evidence.fence:
+    # Also once a sweep has called it unknown: only the claim's own worker could have sent it, and
+    # a worker that wakes up too late knows that it wrote no byte.
+    if not _nobody_spoke(attempt) or attempt.fence != evidence.fence:
         return NOTHING
     return Move(_release(attempt, now, evidence.error), requeue_in=evidence.due_in)
 
@@ -399,19 +401,33 @@ def settle(
         requeue_in: when a released or redialled call is due.
     """
     here = replace(call, attempts=len(counted))
+    # A late word about an attempt that was dialled again by decision: the lead has been reached,
+    # so whatever is still planned would call somebody who answered.
+    reached = any(one.outcome is Outcome.ANSWERED for one in counted)
     if any(other.number > moved.number for other in counted):
-        return here  # a later attempt decides; else a person who answered is called again
-    if not counted:
-        return _requeue(here, run, now, requeue_in or timedelta(0), None, None)
+        ends = reached and call.state is CallState.QUEUED
+        # A later attempt decides; else a person who answered is called again.
+        return _finish(here, Outcome.ANSWERED) if ends else here
+    due = requeue_in or timedelta(0)
+    if not counted or (counted[-1].state is AttemptState.ENDED and counted[-1].outcome is None):
+        return _requeue(here, run, now, due, None, None)
+    if counted[-1].state is not AttemptState.ENDED:
+        return _stand(here, _CALL_STATE_OF[counted[-1].state])
+    if reached:
+        return _finish(here, Outcome.ANSWERED)
+    return _retry_or_finish(here, moved, counted, run, now, due)
+
+
+def _retry_or_finish(
+    call: Call, moved: Attempt, counted: list[Attempt], run: Policy, now: datetime, due: timedelta
+) -> Call:
     last = counted[-1]
-    if last.state is not AttemptState.ENDED:
-        return _stand(here, _CALL_STATE_OF[last.state])
-    if last.outcome is None:
-        return _requeue(here, run, now, requeue_in or timedelta(0), None, None)
-    if not last.decision_stands and _retries(last, len(counted), run):
-        due = timedelta(seconds=run.retry_delay) if moved is last else requeue_in or timedelta(0)
-        return _requeue(here, run, now, due, last.outcome, "retry")
-    return _finish(here, last.outcome)
+    assert last.outcome  # noqa: S101 - its caller saw to it
+    if last.decision_stands or not _retries(last, len(counted), run):
+        return _finish(call, last.outcome)
+    if moved is last:
+        due = timedelta(seconds=run.retry_delay)
+    return _requeue(call, run, now, due, last.outcome, "retry")
 
 
 _CALL_STATE_OF = {

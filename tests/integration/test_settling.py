@@ -97,7 +97,7 @@ def test_a_lost_answer_makes_an_unknown_and_nothing_but_the_carriers_word_moves_
     record(node, call.attempt_id, Kind.AMBIGUOUS, error="timeout")
     assert state_of(engine, call) == ("unknown", "unknown")
     assert counters_of(engine, run)["unknown"] == 1
-    for kind in (Kind.AMBIGUOUS, Kind.LEASE_RAN_OUT, Kind.SILENT, Kind.UNSENT):
+    for kind in (Kind.AMBIGUOUS, Kind.LEASE_RAN_OUT, Kind.SILENT):
         assert not record(node, call.attempt_id, kind, fence=call.fence).moved
     assert claim(node, account) == ()
     say(node, call.attempt_id, Progress.ANSWERED, "CA1")
@@ -112,6 +112,16 @@ def test_a_late_answer_to_our_own_request_leaves_the_unknown(node, engine, accou
     assert state_of(engine, call) == ("unknown", "unknown")
     record(node, call.attempt_id, Kind.WORD, carrier_call_id="CA1", progress=Progress.QUEUED)
     assert state_of(engine, call) == ("live", "placed")
+
+
+def test_a_worker_that_woke_after_the_sweep_gives_back_what_it_never_sent(node, engine, account):
+    run, call = one_claimed(node, engine, account)
+    do(engine, "UPDATE attempts SET lease_until = clock_timestamp() - interval '1 s'")
+    record(node, call.attempt_id, Kind.LEASE_RAN_OUT, source="sweep")
+    assert not record(node, call.attempt_id, Kind.UNSENT, fence=call.fence - 1).moved
+    record(node, call.attempt_id, Kind.UNSENT, fence=call.fence)
+    assert state_of(engine, call) == ("queued", "released")
+    assert counters_of(engine, run) == counted_from_rows(engine, run)
 
 
 def test_a_late_not_processed_gives_the_unknown_back(node, engine, account):
@@ -389,6 +399,20 @@ class TestDecisions:
         assert attempt["decided_by"] == "somebody"
         assert attempt["phone_held"] is False
         assert claim(node, account) == ()
+        assert counters_of(engine, run) == counted_from_rows(engine, run)
+
+    def test_a_late_answered_of_an_older_attempt_ends_a_call_that_waits_for_its_retry(
+        self, node, engine, account
+    ):
+        run, first = one_claimed(node, engine, account, max_attempts=3)
+        record(node, first.attempt_id, Kind.AMBIGUOUS)
+        decide(node, first, Decision.REDIAL)
+        (second,) = claim(node, account)
+        say(node, second.attempt_id, Progress.BUSY, "CA2")
+        assert state_of(engine, second)[0] == "queued"
+        say(node, first.attempt_id, Progress.ANSWERED, "CA1")
+        assert call_of(engine, first.call_id)["outcome"] == "answered"
+        assert run_of(engine, run)["status"] == "completed"
         assert counters_of(engine, run) == counted_from_rows(engine, run)
 
     def test_evidence_against_a_redial_leaves_the_later_attempt_alone(self, node, engine, account):

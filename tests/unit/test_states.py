@@ -74,6 +74,7 @@ MOVES = {
     (S.UNKNOWN, Kind.NOT_PROCESSED): S.RELEASED,
     (S.SENDING, Kind.AMBIGUOUS): S.UNKNOWN,
     (S.SENDING, Kind.UNSENT): S.RELEASED,
+    (S.UNKNOWN, Kind.UNSENT): S.RELEASED,
     (S.PLACED, Kind.SILENT): S.UNKNOWN,
     (S.UNKNOWN, Kind.DECISION): S.RELEASED,
 }
@@ -211,8 +212,19 @@ def test_news_of_an_old_attempt_do_not_move_the_retry_of_a_later_one():
         next_attempt_at=NOW + timedelta(seconds=60),
         attempts=2,
     )
-    first, second = ended(Outcome.ANSWERED), ended(Outcome.BUSY, 2)
+    first, second = ended(Outcome.NO_ANSWER), ended(Outcome.BUSY, 2)
     assert settle(waiting, first, [first, second], RUN, NOW, None) == waiting
+
+
+def test_whoever_answered_an_earlier_attempt_after_all_is_not_called_again():
+    first, second = ended(Outcome.ANSWERED), ended(Outcome.BUSY, 2)
+    live = replace(CALL, state=CallState.LIVE, attempts=2)
+    waiting = replace(live, state=CallState.QUEUED, waiting_for="retry")
+    late_word = settle(waiting, first, [first, second], RUN, NOW, None)
+    end_of_second = settle(live, second, [first, second], RUN, NOW, None)
+    for call in (late_word, end_of_second):
+        assert (call.state, call.outcome) == (CallState.COMPLETED, Outcome.ANSWERED)
+        assert call.waiting_for is None
 
 
 def test_a_run_that_no_longer_dials_queues_nothing():
