@@ -13,6 +13,7 @@ import phonenumbers
 from sqlalchemy import Connection, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
+from outbound import pace
 from outbound.errors import Fault, Refused, invalid, not_found
 from outbound.ids import uuid7
 from outbound.models import account_pace, accounts, api_keys
@@ -58,11 +59,12 @@ class Caller:
 _AUTHENTICATE = text("""
     SELECT id, account_id, role FROM api_keys WHERE hash = :hash AND revoked_at IS NULL
 """)
-_LOCK_PACE = text("SELECT 1 FROM account_pace WHERE account_id = :account FOR NO KEY UPDATE")
 _READ = text("""
     SELECT a.id AS account_id, a.name, p.max_live_calls, p.calls_per_second,
-           p.min_seconds_between_calls, p.stopped, a.caller_ids, a.default_region,
-           a.default_answer_url, a.default_twiml, a.created_at
+           p.min_seconds_between_calls, p.stopped, p.stopped_at, p.stopped_by,
+           (SELECT k.name FROM api_keys k WHERE k.account_id = a.id
+               AND CAST(k.id AS text) = p.stopped_by) AS stopped_by_name,
+           a.caller_ids, a.default_region, a.default_answer_url, a.default_twiml, a.created_at
       FROM accounts a JOIN account_pace p ON p.account_id = a.id
      WHERE CAST(:account AS uuid) IS NULL OR a.id = :account
      ORDER BY a.id
@@ -127,7 +129,7 @@ def change(connection: Connection, account_id: UUID, changes: dict[str, Any]) ->
     """
     changes = check(changes)
     limits = {key: changes.pop(key) for key in RANGES if key in changes}
-    connection.execute(_LOCK_PACE, {"account": account_id})
+    pace.lock(connection, account_id)
     before = get(connection, account_id)
     if limits:
         where = account_pace.c.account_id == account_id
@@ -221,13 +223,18 @@ def list_keys(
     return [dict(row) for row in connection.execute(_KEYS, values).mappings()]
 
 
-def revoke_key(connection: Connection, account_id: UUID | None, key_id: UUID) -> bool:
-    """Make a key useless, at once. False if the account (any, if None) has no such key."""
+def revoke_key(connection: Connection, account_id: UUID | None, key_id: UUID) -> UUID | None:
+    """Make a key useless, at once.
+
+    Returns:
+        Whose key it was; None if the account (any, if None) has no such key.
+    """
     statement = update(api_keys).where(api_keys.c.id == key_id)
     if account_id is not None:
         statement = statement.where(api_keys.c.account_id == account_id)
     now = text("coalesce(revoked_at, clock_timestamp())")
-    return connection.execute(statement.values(revoked_at=now)).rowcount > 0
+    changed = statement.values(revoked_at=now).returning(api_keys.c.account_id)
+    return connection.execute(changed).scalar()
 
 
 def authenticate(connection: Connection, secret: str, request_id: str) -> Caller | None:

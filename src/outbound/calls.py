@@ -35,14 +35,27 @@ _SITUATION = text("""
            AND (a.state <> 'unknown' OR clock_timestamp() < a.occupies_until)) live
      WHERE r.id = :run AND r.account_id = :account
 """)
-_PAGE = text("""
+_PAGE_SQL = """
     SELECT c.* FROM calls c
      WHERE c.run_id = :run AND c.account_id = :account
        AND (CAST(:before AS bigint) IS NULL OR c.id < :before)
        AND (CAST(:states AS text[]) IS NULL OR c.state = ANY (CAST(:states AS text[])))
        AND (CAST(:outcome AS text) IS NULL OR c.outcome = :outcome)
+       AND (CAST(:search AS text) IS NULL OR strpos(lower(c.lead_id), lower(:search)) > 0
+            OR strpos(c.phone, :search) > 0 OR CAST(c.id AS text) = :search)
+       {only}
      ORDER BY c.id DESC LIMIT :limit
-""")
+"""
+_PAGE = text(_PAGE_SQL.format(only=""))
+# Of a hundred thousand calls some are on their way, and are asked for every second: each of
+# them has an attempt that did not end, and those are few, with an index of their own.
+_PAGE_OPEN = text(
+    _PAGE_SQL.format(
+        only="""AND c.id IN (SELECT a.call_id FROM attempts a
+                    WHERE a.account_id = :account AND a.run_id = :run AND a.ended_at IS NULL)"""
+    )
+)
+_OPEN = {CallState.DIALING, CallState.LIVE, CallState.UNKNOWN}
 _ONE = text("""
     SELECT c.* FROM calls c
      WHERE c.id = :call AND c.run_id = :run AND c.account_id = :account
@@ -103,6 +116,7 @@ def page(
     outcome: str | None,
     limit: str | None,
     cursor: str | None,
+    search: str | None = None,
 ) -> dict[str, Any]:
     """Read a page of a run's calls, newest first, each with its attempts.
 
@@ -112,15 +126,18 @@ def page(
     most, situation = pages.parse_limit(limit), _situation(connection, account_id, run_id)
     if outcome is not None and outcome not in set(Outcome):
         raise _unknown_word("outcome")
+    states = _states(state)
     values = {
         "run": run_id,
         "account": account_id,
-        "states": _states(state),
+        "states": states,
         "outcome": outcome,
+        "search": search,
         "limit": most + 1,
         "before": pages.decode_int(cursor),
     }
-    rows = connection.execute(_PAGE, values).mappings().all()
+    statement = _PAGE_OPEN if states and _OPEN.issuperset(states) else _PAGE
+    rows = connection.execute(statement, values).mappings().all()
     more = pages.encode(rows[most - 1]["id"]) if len(rows) > most else None
     items = _show_all(connection, account_id, rows[:most], situation)
     return {"items": items, "next_cursor": more}
@@ -183,6 +200,8 @@ def _show(row: RowMapping, attempts: list[dict[str, Any]], situation: RowMapping
         "attempts": attempts,
         "next_attempt_at": rfc3339(row["next_attempt_at"]) if queued else None,
         "waiting_for": _why_it_waits(row, situation) if queued else None,
+        "cancel_requested": row["cancel_requested"],
+        "last_error": row["last_error"],
         "variables": row["variables"] or {},
     }
 
@@ -197,19 +216,19 @@ def _why_it_waits(row: RowMapping, situation: RowMapping) -> str | None:
 def _why_all_wait(situation: RowMapping) -> str | None:
     """Say why a run's due calls wait: first what a person set, then what passes by itself."""
     now = situation["now"]
-    if situation["status"] == RunStatus.PAUSED:
-        return "paused"
-    if situation["status"] == RunStatus.SCHEDULED or _is_after(situation["start_at"], now):
-        return "start_at"
-    if situation["is_broken"]:
-        return "breaker"
-    if situation["stopped"] or _is_after(situation["not_before"], now):
-        return "pace"
-    full = situation["of_account"] >= situation["max_live_calls"]
-    if full or situation["of_run"] >= situation["concurrency"]:
-        return "slots"
     nexts = (situation["account_next"], situation["run_next"])
-    return "pace" if any(_is_after(at, now + policy.LOOK_AHEAD) for at in nexts) else None
+    reasons = (
+        (situation["status"] == RunStatus.PAUSED, "paused"),
+        (situation["status"] == RunStatus.SCHEDULED, "start_at"),
+        (_is_after(situation["start_at"], now), "start_at"),
+        (situation["stopped"], "stopped"),
+        (situation["is_broken"], "breaker"),
+        (_is_after(situation["not_before"], now), "pace"),
+        (situation["of_account"] >= situation["max_live_calls"], "slots"),
+        (situation["of_run"] >= situation["concurrency"], "slots"),
+        (any(_is_after(at, now + policy.LOOK_AHEAD) for at in nexts), "pace"),
+    )
+    return next((why for holds, why in reasons if holds), None)
 
 
 def _is_after(at: datetime | None, moment: datetime) -> bool:
@@ -228,8 +247,15 @@ def _show_attempt(row: RowMapping) -> dict[str, Any]:
         "error",
         "decision",
         "decided_by",
+        "worker_id",
+        "empty_lookups",
     )
-    return {"attempt_id": str(row["id"]), **{name: row[name] for name in plain}, **times}
+    return {
+        "attempt_id": str(row["id"]),
+        **{name: row[name] for name in plain},
+        **times,
+        "next_lookup_at": _time(row["next_lookup_at"]),
+    }
 
 
 def _time(at: datetime | None) -> str | None:
@@ -256,6 +282,8 @@ def _steps(attempt: dict[str, Any]) -> list[dict[str, Any]]:
             "source": "attempt",
             "attempt_id": attempt["attempt_id"],
             "number": attempt["number"],
+            # What the carrier said later came in elsewhere, and has a row where it mattered.
+            "worker_id": attempt["worker_id"] if step in ("claimed", "placed") else None,
         }
         for step in _STEPS
         if attempt[f"{step}_at"]

@@ -1,3 +1,4 @@
+# ruff: noqa: S608 - statements are put together from our own words alone
 """The claim: limits, the judge, and the intent, in one transaction. Claim = intent.
 
 A claim locks its account's pace row first, in a statement of its own, so that what the next
@@ -8,7 +9,6 @@ All limits fail closed; none of them lives in Redis.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,7 +17,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine, RowMapping, text
 from sqlalchemy.exc import DBAPIError
 
-from outbound import clock, counters, db, logs, policy
+from outbound import clock, counters, db, ending, logs, metrics, pace, policy
 from outbound.ids import uuid7
 from outbound.node import Node
 
@@ -26,13 +26,12 @@ log = logs.get(__name__)
 SET_ASIDE = 200
 """Calls that one claim looks through once it has met some whose phones are not free."""
 
+SUPPRESSED = "suppressed"
+"""What a call shows as `last_error` that was ended because its phone is never to be called."""
+
 IN_DOUBT_SECONDS = 60
 """How long a claim asks whether its COMMIT took place, before the sweep decides."""
 
-_LOCK_PACE = text("""
-    SELECT pg_current_xact_id()::text FROM account_pace WHERE account_id = :account
-       FOR NO KEY UPDATE
-""")
 _LIMITS = text("""
     WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now),
     live AS MATERIALIZED (
@@ -67,13 +66,15 @@ _LOCK_BREAKER = text("""
      WHERE account_id = :account AND carrier = :carrier
 """)
 _LOCK_RUN = text("SELECT id FROM runs WHERE id = :run FOR NO KEY UPDATE")
-_CLAIM = text("""
+_CLAIM = text(f"""
     WITH due AS MATERIALIZED (
         SELECT id, phone, last_number, next_attempt_at FROM calls
          WHERE run_id = :run AND state = 'queued' AND next_attempt_at <= :now
          ORDER BY next_attempt_at, id LIMIT :scan FOR UPDATE SKIP LOCKED),
     judged AS MATERIALIZED (
         SELECT due.*,
+               EXISTS (SELECT FROM suppressions s WHERE s.account_id = :account
+                          AND s.phone = due.phone) AS suppressed,
                EXISTS (SELECT FROM attempts h WHERE h.account_id = :account
                           AND h.phone = due.phone AND h.phone_held) AS held,
                (SELECT max(x.claimed_at) + make_interval(secs => :gap) FROM attempts x
@@ -84,7 +85,7 @@ _CLAIM = text("""
     free AS MATERIALIZED (
         SELECT id, phone, last_number,
                row_number() OVER (ORDER BY next_attempt_at, id) AS place
-          FROM judged WHERE NOT held AND recent_until IS NULL
+          FROM judged WHERE NOT suppressed AND NOT held AND recent_until IS NULL
          ORDER BY next_attempt_at, id LIMIT :n),
     intent AS (
         INSERT INTO attempts (id, call_id, run_id, account_id, number, phone, caller_id, carrier,
@@ -101,7 +102,8 @@ _CLAIM = text("""
                last_number = last_number + 1, waiting_for = NULL
          WHERE id = ANY (ARRAY(SELECT call_id FROM intent)) RETURNING id),
     lost AS (
-        SELECT id, recent_until FROM judged WHERE held OR recent_until IS NOT NULL
+        SELECT id, recent_until FROM judged
+         WHERE NOT suppressed AND (held OR recent_until IS NOT NULL)
          UNION ALL
         SELECT id, NULL FROM free WHERE id <> ALL (ARRAY(SELECT call_id FROM intent))),
     aside AS (
@@ -111,11 +113,18 @@ _CLAIM = text("""
                next_attempt_at = coalesce(lost.recent_until,
                    CAST(:now AS timestamptz) + make_interval(secs => 15 + 30 * random()))
           FROM lost WHERE c.id = lost.id AND c.id = ANY (ARRAY(SELECT id FROM lost))
-        RETURNING c.waiting_for)
+        RETURNING c.waiting_for),
+    picked AS (SELECT id FROM judged WHERE suppressed),
+    {ending.END_PICKED},
+    told AS (
+        INSERT INTO events (account_id, run_id, call_id, event, source, worker_id)
+        SELECT :account, :run, id, 'call_suppressed', :source, :worker_id FROM over)
     SELECT i.id, i.call_id, i.number, i.phone, c.variables,
            (SELECT count(*) FILTER (WHERE waiting_for = 'phone') FROM aside)::int AS held,
            (SELECT count(*) FILTER (WHERE waiting_for = 'recent_call') FROM aside)::int AS recent,
-           (SELECT count(*) FROM dialing)::int AS claimed
+           (SELECT count(*) FROM dialing)::int AS claimed,
+           (SELECT jsonb_object_agg(outcome, calls) FROM (
+               SELECT outcome, count(*)::int AS calls FROM over GROUP BY outcome) x) AS suppressed
       FROM (SELECT 1) one LEFT JOIN intent i ON true LEFT JOIN calls c ON c.id = i.call_id
 """)
 _MARK_SERVED = text("""
@@ -177,13 +186,15 @@ class Claim:
 
     Attributes:
         calls: to be sent at once.
-        aside: calls moved aside, since their phone is not free.
+        aside: calls moved aside, since their phone is not free, or ended, since it is suppressed.
+        ended: the run that suppressed calls were ended of, which may be over by that.
         seen_at: the database's time of the pass, None if there is no such account.
         held: why a claim was not possible though it was looked for, for the timer and the log.
     """
 
     calls: tuple[ClaimedCall, ...] = ()
     aside: int = 0
+    ended: UUID | None = None
     seen_at: datetime | None = None
 
 
@@ -254,7 +265,8 @@ def _was_committed(engine: Engine, xid: str) -> bool:
 
 
 def _in_transaction(connection: Connection, one: _Pass, started: float) -> Claim:
-    one.xid = connection.execute(_LOCK_PACE, {"account": one.account_id}).scalar()
+    locked = pace.lock(connection, one.account_id)
+    one.xid = locked[0].xid if locked else None
     limits = (
         connection.execute(
             _LIMITS,
@@ -292,11 +304,12 @@ def _in_transaction(connection: Connection, one: _Pass, started: float) -> Claim
             "claimed": claimed > 0,
         },
     )
-    _count(connection, limits["run_id"], claimed, one.node.shard)
+    suppressed: dict[str, int] = found[0]["suppressed"] or {}
+    _count(connection, limits["run_id"], claimed, suppressed, one.node.shard)
     calls = _calls(one, limits, found, fence, times, started) if claimed else ()
-    aside = found[0]["held"] + found[0]["recent"]
+    aside = found[0]["held"] + found[0]["recent"] + sum(suppressed.values())
     _tell(one, limits, fence, claimed, found[0])
-    return Claim(calls, aside, limits["now"])
+    return Claim(calls, aside, limits["run_id"] if suppressed else None, limits["now"])
 
 
 def _room(limits: RowMapping, most: int) -> tuple[list[datetime], list[datetime | None]]:
@@ -337,13 +350,18 @@ def _claim_values(one: _Pass, limits: RowMapping, fence: int, n: int) -> dict[st
         "carrier": one.carrier,
         "fence": fence,
         "worker_id": one.node.worker_id,
+        "source": one.node.source,
+        "why": SUPPRESSED,
         "lease": one.node.settings.lease,
         "occupies": limits["ring_timeout"] + limits["max_call_duration"],
     }
 
 
-def _count(connection: Connection, run_id: UUID, claimed: int, shard: int) -> None:
-    delta = Counter(queued=-claimed, in_progress=claimed, attempts=claimed)
+def _count(
+    connection: Connection, run_id: UUID, claimed: int, suppressed: dict[str, int], shard: int
+) -> None:
+    delta = ending.deltas(suppressed)
+    delta.update(queued=-claimed, in_progress=claimed, attempts=claimed)
     counters.add(connection, {run_id: delta}, shard)
 
 
@@ -376,6 +394,7 @@ def _calls(
 
 
 def _tell(one: _Pass, limits: RowMapping, fence: int, claimed: int, found: RowMapping) -> None:
+    metrics.claimed(claimed, found["held"], found["recent"])
     names = {"account_id": str(one.account_id), "run_id": str(limits["run_id"])}
     if claimed:
         log.info(
@@ -394,6 +413,8 @@ def _tell(one: _Pass, limits: RowMapping, fence: int, claimed: int, found: RowMa
             phone=found["held"],
             recent_call=found["recent"],
         )
+    if found["suppressed"]:
+        log.info("calls_suppressed", **names, calls=sum(found["suppressed"].values()))
 
 
 def seconds_until_due(connection: Connection, account_id: UUID, since: datetime) -> float | None:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import structlog
 
-from outbound import claims, clock, logs, policy, runs
+from outbound import claims, clock, logs, metrics, policy, runs
 from outbound.carriers.base import Answer, Carrier, PlaceRequest, Verdict
 from outbound.claims import Claim, ClaimedCall
 from outbound.leads import fill_answer_url, fill_twiml
@@ -47,6 +47,8 @@ class Dialer:
                 break
             claim = self._claim(account_id, reserved, scan)
             total += len(claim.calls)
+            if claim.ended:
+                runs.advance(self._node, {claim.ended})
             scan = claims.SET_ASIDE if claim.aside else 0
             if not claim.calls and not claim.aside:
                 self._wait_for_time(account_id, claim)
@@ -83,9 +85,13 @@ class Dialer:
         # cannot be closed; such a late request belongs to this committed attempt all the same.
         needed = self._node.settings.carrier_timeout + self._node.settings.record_margin
         if call.lease_ends - clock.boot_seconds() < needed:
+            metrics.LEASES_LOST.labels("unsent").inc()
             self._recorder.put(Answered(call, None, "lease too short to send"))
             return
-        self._recorder.put(Answered(call, self._ask(call)))
+        started = time.monotonic()
+        answer = self._ask(call)
+        metrics.carrier_answered(answer.verdict, time.monotonic() - started)
+        self._recorder.put(Answered(call, answer))
 
     def _ask(self, call: ClaimedCall) -> Answer:
         try:

@@ -1,4 +1,4 @@
-"""Asking the carrier to end calls: those of cancelled runs, and strays.
+"""Asking the carrier to end calls: of cancelled runs and calls, of a stopped account, and strays.
 
 Only asks. What became of a call is the carrier's word, by callback or look-up.
 """
@@ -22,7 +22,9 @@ THREADS = 8
 
 DUE_HANG_UPS = """
     SELECT a.id FROM attempts a JOIN runs r ON r.id = a.run_id
-     WHERE a.ended_at IS NULL AND a.carrier_call_id IS NOT NULL AND r.hang_up
+      JOIN account_pace p ON p.account_id = a.account_id
+     WHERE a.ended_at IS NULL AND a.carrier_call_id IS NOT NULL
+       AND (r.hang_up OR a.hang_up OR a.claimed_at <= p.hang_up_before)
        AND a.hang_ups < :most
        AND (a.next_hang_up_at IS NULL OR a.next_hang_up_at <= clock_timestamp())
 """

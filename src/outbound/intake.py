@@ -16,7 +16,18 @@ from uuid import UUID
 from sqlalchemy import Connection, insert, text
 from sqlalchemy.exc import DBAPIError
 
-from outbound import accounts, db, doorbell, idempotency, logs, schemas, settling, urls
+from outbound import (
+    accounts,
+    actions,
+    claims,
+    db,
+    doorbell,
+    idempotency,
+    logs,
+    schemas,
+    suppressions,
+    urls,
+)
 from outbound.accounts import Caller
 from outbound.errors import Fault, Refused, invalid
 from outbound.idempotency import Stored
@@ -85,6 +96,7 @@ def create(node: Node, caller: Caller, data: Any, body_hash: bytes, key: str | N
     )
     for held in (request.leads, data["leads"]):
         held.clear()  # `parsed` has all that is stored, while other requests need the memory
+    _reject_suppressed(node, caller.account_id, parsed)
     _refuse_hopeless(request, parsed)
     run_id = uuid7()
     columns |= {
@@ -195,6 +207,28 @@ def _caller_id(
     return number
 
 
+def _reject_suppressed(node: Node, account_id: UUID, parsed: Parsed) -> None:
+    """Leave out whom the account never calls, so that its operator sees it at once.
+
+    What is suppressed from now on, the claim ends.
+    """
+    with node.engine.connect() as connection:
+        phones = [phone for _, phone, _ in parsed.accepted]
+        found = suppressions.among(connection, account_id, phones)
+    if not found:
+        return
+    rejected = {one.index for one in parsed.rejections}
+    total = len(parsed.accepted) + len(rejected)
+    indexes = [index for index in range(total) if index not in rejected]
+    parsed.rejections += [
+        Rejection(index, lead_id, claims.SUPPRESSED)
+        for index, (lead_id, phone, _) in zip(indexes, parsed.accepted, strict=True)
+        if phone in found
+    ]
+    parsed.rejections.sort(key=lambda one: one.index)
+    parsed.accepted[:] = [lead for lead in parsed.accepted if lead[1] not in found]
+
+
 def _refuse_hopeless(request: schemas.RunRequest, parsed: Parsed) -> None:
     if request.on_duplicate == "reject" and parsed.duplicates:
         found = [_fault(one) for one in parsed.rejections if one.is_duplicate]
@@ -237,16 +271,8 @@ def _store(
     if inserted != total:
         raise AssertionError(f"{total} leads were checked, {inserted} stored")
     _copy(connection, _COPY_REJECTIONS, _rejection_lines(run_id, parsed.rejections))
-    event = {
-        "account_id": caller.account_id,
-        "run_id": run_id,
-        "event": "run_created",
-        "source": node.source,
-        "worker_id": node.worker_id,
-        "actor": str(caller.key_id),
-        "request_id": caller.request_id,
-    }
-    settling.write_events(connection, [event])
+    hand = actions.by(node, caller)
+    actions.record(connection, hand, caller.account_id, "run_created", run_id=run_id)
     return _answer(columns, parsed)
 
 

@@ -78,6 +78,9 @@ account_pace = Table(
     Column("calls_per_second", Double, nullable=False, server_default="1.0"),
     Column("min_seconds_between_calls", Integer, nullable=False, server_default="3600"),
     _no("stopped"),
+    _time("stopped_at"),
+    Column("stopped_by", Text),
+    _time("hang_up_before"),  # calls claimed until then are to be ended: a stop asked for it
     _time("not_before"),
     Column("backoff_seconds", Double, nullable=False, server_default="0"),
     _time("next_send_at"),
@@ -98,6 +101,18 @@ api_keys = Table(
     _time("created_at", now=True),
     _time("revoked_at"),
     Index(None, "account_id", "id"),  # query: an account's keys, newest first
+)
+
+# Who is signed in to the console. Known by the hash of the cookie's token, as keys are by theirs;
+# it is as good as its key: a revoked key ends its sessions at once.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("hash", LargeBinary, primary_key=True),  # query: whose session is this
+    Column("key_id", Uuid, ForeignKey("api_keys.id"), nullable=False),
+    _time("created_at", now=True),
+    _time("expires_at", null=False),
+    Index(None, "expires_at"),  # query: the purge at every sign-in
 )
 
 runs = Table(
@@ -135,6 +150,8 @@ runs = Table(
     _time("created_at", now=True),
     _time("started_at"),
     _time("ended_at"),
+    _time("purge_started_at"),  # from then on no call of it can be queued again
+    _time("purged_at"),
     Index(None, "account_id", "id"),  # query: an account's runs, newest first (UUIDv7)
     # query: what a claim, a sweep or advance may still move
     Index("runs_open_idx", "account_id", "id", postgresql_where=text("ended_at IS NULL")),
@@ -171,6 +188,8 @@ calls = Table(
     Column("waiting_for", Text),
     Column("attempts", SmallInteger, nullable=False, server_default="0"),
     Column("last_number", SmallInteger, nullable=False, server_default="0"),
+    _no("cancel_requested"),
+    Column("last_error", Text),
     UniqueConstraint("run_id", "lead_id"),
     UniqueConstraint("run_id", "phone"),
     # query: the claim's next calls of a run, and "has this run work left"
@@ -227,6 +246,7 @@ attempts = Table(
     _time("next_lookup_at"),
     _count("empty_lookups"),
     _time("lookups_fail_since"),
+    _no("hang_up"),
     _time("next_hang_up_at"),
     _count("hang_ups"),
     UniqueConstraint("call_id", "number"),
@@ -252,7 +272,7 @@ events = Table(
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("account_id", Uuid, nullable=False),
-    Column("run_id", Uuid, nullable=False),
+    Column("run_id", Uuid),  # null: about the account as a whole
     Column("call_id", BigInteger),
     Column("attempt_id", Uuid),
     _time("at", now=True),
@@ -263,6 +283,22 @@ events = Table(
     Column("request_id", Text),
     Column("details", JSONB),
     Index(None, "run_id", "call_id", "id"),  # query: one call's timeline
+    # query: what people did, newest first; `on_unknown` is the run's policy, nobody's hand
+    Index("events_actions_idx", "account_id", "id", postgresql_where=text("actor <> 'on_unknown'")),
+)
+
+suppressions = Table(
+    "suppressions",
+    metadata,
+    # In this order: the claim's one probe for each due call.
+    Column("account_id", Uuid, primary_key=True),
+    Column("phone", Text, primary_key=True),
+    Column("id", BigInteger, Identity(always=True), nullable=False),
+    Column("reason", Text),
+    Column("actor", Text, nullable=False),
+    Column("request_id", Text),
+    _time("created_at", now=True),
+    Index(None, "account_id", "id"),  # query: the list, newest first
 )
 
 rejections = Table(
@@ -294,6 +330,14 @@ leader_epoch = Table(
     Column("epoch", BigInteger, nullable=False),
     Column("holder", Text, nullable=False),
     _time("acquired_at", now=True),
+)
+
+metric_counts = Table(
+    "metric_counts",  # what all processes counted together (metrics.py); some 200 rows, for ever
+    metadata,
+    Column("series", Text, primary_key=True),
+    Column("value", Double, nullable=False),
+    postgresql_with={"fillfactor": "50"},
 )
 
 breakers = Table(

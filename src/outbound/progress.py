@@ -30,12 +30,14 @@ _PAGE = text(f"""
     {_SELECT}
      WHERE r.account_id = :account AND (CAST(:before AS uuid) IS NULL OR r.id < :before)
        AND (CAST(:status AS text) IS NULL OR r.status = :status)
+       AND (CAST(:search AS text) IS NULL OR strpos(lower(r.name), lower(:search)) > 0
+            OR strpos(CAST(r.id AS text), lower(:search)) > 0)
      ORDER BY r.id DESC LIMIT :limit
 """)
 
 _PLAIN = ("total_leads", *STATE_COUNTERS)
 _SETTINGS = ("concurrency", "calls_per_second", "caller_id", "metadata")
-_TIMES = ("created_at", "started_at", "ended_at", "start_at", "expires_at")
+_TIMES = ("created_at", "started_at", "ended_at", "start_at", "expires_at", "purged_at")
 
 
 def run(connection: Connection, account_id: UUID, run_id: UUID) -> dict[str, Any]:
@@ -52,6 +54,7 @@ def runs(
     status: str | None,
     limit: str | None,
     cursor: str | None,
+    search: str | None = None,
 ) -> dict[str, Any]:
     """Read a page of the account's runs, newest first; stable while new ones come.
 
@@ -65,6 +68,7 @@ def runs(
     values = {
         "account": account_id,
         "status": status,
+        "search": search,
         "limit": most + 1,
         "before": pages.decode_uuid(cursor),
     }
@@ -77,6 +81,11 @@ def etag(body: dict[str, Any]) -> str:
     """Make the ETag of a run: over every field but the ETA, which moves by itself."""
     stable = {name: value for name, value in body.items() if name != "eta"}
     return f'"{hashlib.sha256(json.dumps(stable).encode()).hexdigest()[:32]}"'
+
+
+def etag_of_page(page: dict[str, Any]) -> str:
+    """Make the ETag of a page of runs."""
+    return etag({"items": [etag(item) for item in page["items"]], "next": page["next_cursor"]})
 
 
 def _show(row: RowMapping) -> dict[str, Any]:

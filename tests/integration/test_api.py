@@ -439,7 +439,7 @@ class TestCalls:
                    SELECT id, 'twilio', now(), now() + '1 hour', 'x' FROM accounts""",
                 "breaker",
             ),
-            ("UPDATE account_pace SET stopped = true", "pace"),
+            ("UPDATE account_pace SET stopped = true", "stopped"),
             ("UPDATE runs SET next_send_at = now() + interval '1 hour'", "pace"),
             ("UPDATE calls SET next_attempt_at = now() + '1 hour', waiting_for = 'retry'", "retry"),
             ("UPDATE calls SET next_attempt_at = now() + '1 hour', waiting_for = 'phone'", "phone"),
@@ -516,7 +516,9 @@ class TestWhoMayAsk:
     IDS = [f"{route.method} {route.path}" for route in KEYED]
 
     def fill(self, route, run):
-        return route.path.removeprefix(API).format(run_id=run, call_id="1", key_id=run)
+        return route.path.removeprefix(API).format(
+            run_id=run, call_id="1", key_id=run, suppressed=run
+        )
 
     @pytest.fixture
     def run(self, engine, account):

@@ -27,7 +27,7 @@ from outbound.states import Decision, Kind, Outcome
 
 FIELDS = {
     "call_id", "lead_id", "phone", "state", "outcome", "attempts", "next_attempt_at",
-    "waiting_for", "variables",
+    "waiting_for", "variables", "cancel_requested", "last_error",
 }  # fmt: skip
 ATTEMPT_FIELDS = {
     "attempt_id", "number", "state", "outcome", "carrier", "carrier_call_id", "claimed_at",
@@ -303,7 +303,7 @@ class TestWhyItWaits:
             ("UPDATE runs SET status = 'scheduled'", "start_at"),
             ("UPDATE runs SET start_at = now() + '1 hour'", "start_at"),
             (BREAK, "breaker"),
-            ("UPDATE account_pace SET stopped = true", "pace"),
+            ("UPDATE account_pace SET stopped = true", "stopped"),
             ("UPDATE account_pace SET not_before = now() + '1 hour'", "pace"),
             ("UPDATE account_pace SET not_before = now() - interval '1 s'", None),
             ("UPDATE account_pace SET max_live_calls = 0", "slots"),
@@ -326,15 +326,15 @@ class TestWhyItWaits:
         for removal in (
             "UPDATE runs SET status = 'running'",
             "UPDATE runs SET start_at = NULL",
-            "DELETE FROM breakers",
             "UPDATE account_pace SET stopped = false",
+            "DELETE FROM breakers",
             "UPDATE account_pace SET max_live_calls = 1000",
             "UPDATE runs SET next_send_at = NULL",
         ):
             seen.append(waits_for(engine, account, run))
             do(engine, removal)
         seen.append(waits_for(engine, account, run))
-        assert seen == ["paused", "start_at", "breaker", "pace", "slots", "pace", None]
+        assert seen == ["paused", "start_at", "stopped", "breaker", "slots", "pace", None]
 
     @pytest.mark.parametrize("limit", ["account_pace SET max_live_calls", "runs SET concurrency"])
     def test_live_calls_fill_the_slots(self, node, engine, account, run, limit):

@@ -10,7 +10,7 @@ import pytest
 from factories import CALLER_ID, FakeCarrier, claim, make_account, make_run, phone
 from outbound import accounts, calls
 from outbound import runs as runs_module
-from outbound.api import run_routes
+from outbound.api import quiet
 from outbound.api.app import create_app
 
 RUNS = "/api/outbound/runs"
@@ -100,7 +100,7 @@ class TestWaiting:
         looks = []
 
         def seem(times):
-            def is_sending(connection, account_id, run_id):
+            def is_sending(connection, account_id, **about):
                 looks.append(connection)
                 return len(looks) <= times
 
@@ -120,7 +120,7 @@ class TestWaiting:
         sending(2)
         held = []
         monkeypatch.setattr(
-            run_routes.time, "sleep", lambda _: held.append(node.engine.pool.checkedout())
+            quiet.time, "sleep", lambda _: held.append(node.engine.pool.checkedout())
         )
         client.post(f"/{run}/pause")
         assert held == [0, 0]

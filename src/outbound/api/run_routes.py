@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 import falcon
 from sqlalchemy import Connection, Engine
 
-from outbound import calls, idempotency, intake, progress, runs, schemas, unknowns
+from outbound import calls, cancelling, idempotency, intake, progress, runs, schemas, unknowns
 from outbound.accounts import Role
 from outbound.api.answers import send, send_stored
 from outbound.api.media import read_json
+from outbound.api.quiet import answer_when_quiet
 from outbound.api.routing import PREFIX, Route
-from outbound.errors import not_found
+from outbound.errors import Fault, invalid, not_found
 from outbound.node import Node
 from outbound.reconciler import on_demand
 from outbound.states import Decision, Outcome
-
-SETTLE_SECONDS = 2.0
-POLL_SECONDS = 0.05
 
 Request = falcon.Request
 Response = falcon.Response
@@ -36,7 +34,11 @@ def _run_id(text: str) -> UUID:
 
 def _param(req: Request, name: str) -> str | None:
     """Read a parameter of the query; a form sends an empty one for a filter that is not set."""
-    return req.get_param(name) or None
+    value = req.get_param(name) or None
+    if value and "\0" in value:  # PostgreSQL has no text that contains one
+        fault = Fault(f"#/query/{name}", "invalid_character", "A NUL is in it.")
+        raise invalid([fault], "The query is not valid.")
+    return value
 
 
 def _snapshot(req: Request) -> AbstractContextManager[Connection]:
@@ -63,14 +65,18 @@ def list_runs(req: Request, resp: Response) -> None:
             _param(req, "status"),
             _param(req, "limit"),
             _param(req, "cursor"),
+            _param(req, "q"),
         )
-    send(resp, found)
+    _send_unless_known(req, resp, found, progress.etag_of_page(found))
 
 
 def show_run(req: Request, resp: Response, run_id: str) -> None:
     """GET /runs/{run_id}; 304 if nothing but the ETA changed."""
     body = _read_run(req, _run_id(run_id))
-    etag = progress.etag(body)
+    _send_unless_known(req, resp, body, progress.etag(body))
+
+
+def _send_unless_known(req: Request, resp: Response, body: dict[str, Any], etag: str) -> None:
     resp.set_header("ETag", etag)
     resp.set_header("Cache-Control", "no-cache")
     if _knows(req, etag):
@@ -96,7 +102,7 @@ def pause_run(req: Request, resp: Response, run_id: str) -> None:
     schemas.parse(schemas.EmptyRequest, read_json(req))
     caller, run = req.context.caller, _run_id(run_id)
     runs.pause(req.context.node, caller.account_id, run, caller)
-    _answer_when_quiet(req, resp, run)
+    answer_when_quiet(req, resp, partial(_read_run, req, run), run_id=run)
 
 
 def cancel_run(req: Request, resp: Response, run_id: str) -> None:
@@ -104,7 +110,7 @@ def cancel_run(req: Request, resp: Response, run_id: str) -> None:
     body = schemas.parse(schemas.CancelRequest, read_json(req))
     caller, run = req.context.caller, _run_id(run_id)
     runs.cancel(req.context.node, caller.account_id, run, caller, hang_up=body.hang_up)
-    _answer_when_quiet(req, resp, run)
+    answer_when_quiet(req, resp, partial(_read_run, req, run), run_id=run)
 
 
 def resume_run(req: Request, resp: Response, run_id: str) -> None:
@@ -113,23 +119,6 @@ def resume_run(req: Request, resp: Response, run_id: str) -> None:
     caller, run = req.context.caller, _run_id(run_id)
     runs.resume(req.context.node, caller.account_id, run, caller)
     send(resp, _read_run(req, run))
-
-
-def _answer_when_quiet(req: Request, resp: Response, run: UUID) -> None:
-    """Answer 200 once no request of the run is on its way; 202 if that takes too long."""
-    deadline = time.monotonic() + SETTLE_SECONDS
-    while _is_sending(req, run):
-        if time.monotonic() > deadline:
-            resp.status = 202
-            resp.set_header("Retry-After", "1")
-            break
-        time.sleep(POLL_SECONDS)
-    send(resp, _read_run(req, run))
-
-
-def _is_sending(req: Request, run: UUID) -> bool:
-    with req.context.node.engine.connect() as connection:
-        return runs.is_sending(connection, req.context.caller.account_id, run)
 
 
 def list_calls(req: Request, resp: Response, run_id: str) -> None:
@@ -143,8 +132,9 @@ def list_calls(req: Request, resp: Response, run_id: str) -> None:
             _param(req, "outcome"),
             _param(req, "limit"),
             _param(req, "cursor"),
+            _param(req, "q"),
         )
-    send(resp, found)
+    _send_unless_known(req, resp, found, progress.etag(found))
 
 
 def show_call(req: Request, resp: Response, run_id: str, call_id: str) -> None:
@@ -176,6 +166,14 @@ def list_rejections(req: Request, resp: Response, run_id: str) -> None:
             _param(req, "cursor"),
         )
     send(resp, found)
+
+
+def cancel_call(req: Request, resp: Response, run_id: str, call_id: str) -> None:
+    """POST /runs/{run_id}/calls/{call_id}/cancel."""
+    body = schemas.parse(schemas.CancelRequest, read_json(req))
+    caller, run, call = req.context.caller, _run_id(run_id), calls.parse_id(call_id)
+    cancelling.cancel(req.context.node, caller.account_id, run, call, caller, hang_up=body.hang_up)
+    answer_when_quiet(req, resp, partial(_read_call, req, run, call_id), call_id=call)
 
 
 def resolve_call(req: Request, resp: Response, run_id: str, call_id: str) -> None:
@@ -234,5 +232,6 @@ ROUTES = [
     Route("GET", f"{_RUN}/calls.csv", Role.VIEWER, export_calls),
     Route("GET", f"{_RUN}/calls", Role.VIEWER, list_calls),
     Route("GET", f"{_RUN}/calls/{{call_id}}", Role.VIEWER, show_call),
+    Route("POST", f"{_RUN}/calls/{{call_id}}/cancel", Role.OPERATOR, cancel_call),
     Route("POST", f"{_RUN}/calls/{{call_id}}/resolve", Role.OPERATOR, resolve_call),
 ]

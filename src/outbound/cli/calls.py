@@ -1,4 +1,4 @@
-"""Calls: list, show, and decide what is unknown."""
+"""Calls: list, show, cancel, and decide what is unknown."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ATTEMPT_COLUMNS = (
 
 @click.group()
 def calls() -> None:
-    """Look at calls, and decide what is unknown."""
+    """Look at calls, cancel one, and decide what is unknown."""
 
 
 @calls.command("list")
@@ -52,12 +52,24 @@ def show_call(client: Client, run_id: str, call_id: str, *, as_json: bool) -> No
     if as_json:
         show(found, as_json=True)
         return
-    attempts, timeline = found.pop("attempts"), found.pop("timeline")
-    show(found, as_json=False)
+    attempts, timeline = found["attempts"], found["timeline"]
+    show({n: v for n, v in found.items() if n not in ("attempts", "timeline")}, as_json=False)
     click.echo()
     show(attempts, as_json=False, columns=ATTEMPT_COLUMNS)
     click.echo()
     show(timeline, as_json=False, columns=("at", "event", "source", "attempt_id"))
+
+
+@calls.command("cancel")
+@click.argument("run_id", type=an_id)
+@click.argument("call_id", type=an_id)
+@click.option("--hang-up", is_flag=True, help="Also if it rings or talks.")
+@json_option
+@with_client
+def cancel_call(client: Client, run_id: str, call_id: str, *, hang_up: bool, as_json: bool) -> None:
+    """Dial this lead no more in this run."""
+    found = client.post(f"/runs/{run_id}/calls/{call_id}/cancel", {"hang_up": hang_up})
+    show(found if as_json else {name: found[name] for name in COLUMNS}, as_json=as_json)
 
 
 @calls.command("resolve")

@@ -17,17 +17,13 @@
 
 from __future__ import annotations
 
-from outbound import doorbell, hanging_up, policy, unknowns
+from outbound import doorbell, ending, hanging_up, policy, unknowns
 from outbound.reconciler import sweeps
 from outbound.reconciler.sweeps import Sweep
 from outbound.states import Kind
 
 _SCOPE = "(CAST(:account AS uuid) IS NULL OR {}.account_id = CAST(:account AS uuid))"
 _A, _R, _P, _K, _S = (_SCOPE.format(name) for name in "arpks")
-
-_STILL_DIALS = """
-    r.ended_at IS NULL AND NOT r.cancel_requested
-    AND (r.expires_at IS NULL OR r.expires_at > clock_timestamp())"""
 
 _LOCK_ATTEMPTS = "FOR NO KEY UPDATE OF a SKIP LOCKED"
 
@@ -47,10 +43,7 @@ SWEEPS = (
         f"""SELECT a.id, a.run_id FROM runs r
               JOIN attempts a ON a.account_id = r.account_id AND a.run_id = r.id
               JOIN calls c ON c.id = a.call_id
-             WHERE {_R} AND r.on_unknown = 'redial' AND {_STILL_DIALS}
-               AND a.ended_at IS NULL AND a.state = 'unknown' AND c.state = 'unknown'
-               AND a.carrier_call_id IS NULL AND a.heard_at IS NULL
-               AND c.attempts < r.max_attempts
+             WHERE {_R} AND a.ended_at IS NULL AND {ending.MAY_BE_REDIALLED}
                AND a.empty_lookups >= {policy.MIN_EMPTY_LOOKUPS}
                AND a.claimed_at + make_interval(secs => r.on_unknown_after)
                    <= clock_timestamp()""",
@@ -77,20 +70,7 @@ SWEEPS = (
     Sweep(
         "end_runs",
         "a run's last call is over, but a crash came before its end was written",
-        f"""SELECT r.id FROM runs r
-             WHERE {_R} AND r.ended_at IS NULL
-               AND (r.status IN ('pending', 'running') OR r.cancel_requested
-                    OR (r.status = 'paused' AND r.expiry_ended_calls))
-               AND NOT EXISTS (SELECT FROM calls c
-                                WHERE c.run_id = r.id AND c.state = 'queued')
-               AND NOT EXISTS (
-                   SELECT FROM attempts a JOIN calls c ON c.id = a.call_id
-                    WHERE a.account_id = r.account_id AND a.run_id = r.id AND a.ended_at IS NULL
-                      AND (c.state IN ('dialing', 'live')
-                           OR (c.state = 'unknown' AND a.state = 'unknown'
-                               AND r.on_unknown = 'redial' AND a.carrier_call_id IS NULL
-                               AND a.heard_at IS NULL AND c.attempts < r.max_attempts
-                               AND {_STILL_DIALS})))""",
+        f"SELECT r.id FROM runs r WHERE {_R} AND {ending.IS_OVER}",
         sweeps.end_runs,
         lock="FOR NO KEY UPDATE OF r SKIP LOCKED",
     ),
@@ -102,7 +82,7 @@ SWEEPS = (
               CROSS JOIN LATERAL (
                 SELECT FROM calls c WHERE c.run_id = r.id AND c.state = 'queued'
                    AND c.next_attempt_at <= clock_timestamp() LIMIT 32) due
-             WHERE {_P} AND {_STILL_DIALS} AND r.status IN ('pending', 'running')
+             WHERE {_P} AND {ending.STILL_DIALS} AND r.status IN ('pending', 'running')
                AND NOT p.stopped
                AND (p.not_before IS NULL OR p.not_before <= clock_timestamp())
                AND (p.next_send_at IS NULL OR p.next_send_at <= clock_timestamp())
