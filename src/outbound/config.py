@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from outbound.errors import ConfigError
 
@@ -53,6 +53,7 @@ class Settings:
     web_threads: int = 8
     db_pool: int = 16
     private_answer_urls: bool = False
+    metrics_port: int | None = None
     instance: str = ""
     api_url: str | None = None
     api_key: str | None = None
@@ -77,9 +78,23 @@ def _url(*schemes: str) -> Callable[[str], str]:
             raise ValueError(f"{wrong}, with a port from 0 to 65535") from None
         if parts.scheme not in schemes or not (parts.netloc or parts.path):
             raise ValueError(wrong)
+        if parts.netloc.count("@") > 1:
+            # Read as part of the host's name, half a password would be told in every error.
+            raise ValueError(f"{wrong}, with every @ of a password written as %40")
         return value.rstrip("/") if schemes[0].startswith("http") else value
 
     return parse
+
+
+def _postgres(value: str) -> str:
+    parsed = _url("postgresql", "postgres", "postgresql+psycopg2")(value)
+    # Both would come out of the driver, as an error that names no variable.
+    if not unquote(parsed).isprintable():
+        raise ValueError("must not hold control characters, such as %00")
+    ports = parse_qs(urlsplit(parsed).query).get("port", [])
+    if not set("".join(ports)) <= set("0123456789,"):
+        raise ValueError("must have a number as its port")
+    return parsed
 
 
 def _whole(low: int, high: int) -> Callable[[str], int]:
@@ -119,11 +134,10 @@ def _flag(value: str) -> bool:
     return _choice("true", "false")(value) == "true"
 
 
-_POSTGRES = _url("postgresql", "postgres", "postgresql+psycopg2")
 _HTTP = _url("https", "http")
 
 VARIABLES: dict[str, tuple[str, Callable[[str], Any], str]] = {
-    "database_url": ("DATABASE_URL", _POSTGRES, "postgresql://outbound:secret@db:5432/outbound"),
+    "database_url": ("DATABASE_URL", _postgres, "postgresql://outbound:secret@db:5432/outbound"),
     "redis_url": ("REDIS_URL", _url("redis", "rediss", "unix"), "redis://redis:6379/0"),
     "public_base_url": ("PUBLIC_BASE_URL", _HTTP, "https://outbound.example.com"),
     "twilio_account_sid": ("TWILIO_ACCOUNT_SID", _text, "AC0123456789abcdef0123456789abcdef"),
@@ -147,6 +161,7 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "web_workers": ("OUTBOUND_WEB_WORKERS", _whole(1, 64), "2"),
     "web_threads": ("OUTBOUND_WEB_THREADS", _whole(1, 128), "8"),
     "db_pool": ("OUTBOUND_DB_POOL", _whole(2, 500), "16"),
+    "metrics_port": ("OUTBOUND_METRICS_PORT", _whole(1, 65535), "9464"),
     "private_answer_urls": ("OUTBOUND_PRIVATE_ANSWER_URLS", _flag, "false"),
     "instance": ("OUTBOUND_INSTANCE", _text, "worker-7 (default: the host's name)"),
     "api_url": ("OUTBOUND_URL", _HTTP, "https://outbound.example.com"),

@@ -10,18 +10,24 @@ from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
+from outbound import __version__
 from outbound.config import Settings
 from outbound.errors import ConfigError
 
 T = TypeVar("T")
 
 DEADLOCK, SERIALIZATION, UNIQUE = "40P01", "40001", "23505"
+LOCK_NOT_AVAILABLE = "55P03"
 TRIES = 4
 """A transaction is tried once and again up to three times."""
 
 
 def connect(
-    settings: Settings, *, pool: int | None = None, statement_seconds: float = 10
+    settings: Settings,
+    *,
+    pool: int | None = None,
+    statement_seconds: float = 10,
+    source: str = "cli",
 ) -> Engine:
     """Build an engine; no connection is opened yet, so call it after a fork.
 
@@ -29,6 +35,7 @@ def connect(
         settings: where the database is.
         pool: connections at most; the settings' own number if None.
         statement_seconds: after which the server ends a statement.
+        source: what kind of process this is; the server tells it to the others (system.py).
 
     Raises:
         ConfigError: DATABASE_URL is not set.
@@ -44,13 +51,14 @@ def connect(
         max_overflow=0,
         pool_timeout=5,
         pool_pre_ping=True,
+        hide_parameters=True,  # else an error's text shows people's data
         connect_args={
             "connect_timeout": 3,
             "keepalives_idle": 5,
             "keepalives_interval": 2,
             "keepalives_count": 3,
             "tcp_user_timeout": 8000,
-            "application_name": f"outbound {settings.worker_id}"[:63],
+            "application_name": f"outbound {source} {settings.worker_id} {__version__}"[:63],
             "options": f"-c statement_timeout={milliseconds} -c lock_timeout=5000 "
             f"-c idle_in_transaction_session_timeout={max(milliseconds, 1000)} -c timezone=UTC "
             # A plan made for the first account's ten runs is wrong for the next one's million;

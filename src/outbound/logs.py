@@ -11,16 +11,27 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from outbound.config import Settings
 
-PHONE = re.compile(r"(?:(?<=%2B)|(?<![\w.:-]))(\+?\d{5,13})(\d{2})(?![\w:-])(?!\.\d)")
-SECRET_NAMES = re.compile(r"(authorization|token|secret|password|signature|api_key)", re.IGNORECASE)
-SECRETS = re.compile(r"(ob_[A-Za-z0-9_-]{4})[A-Za-z0-9_-]+|(://[^:/@\s]*:)[^@\s]+(?=@)")
+# With a plus it is a phone, whatever stands around it.
+E164 = re.compile(r"(?:\+|%2B)\d{5,13}(?=\d\d(?!\d))", re.IGNORECASE)
+# Without one it must be no part of a time, a decimal number, an id, or a port.
+BARE = re.compile(r"(?:(?<![\w.:+-])|(?<=tel:)|(?<=sip:))\d{5,13}(?=\d\d(?![\w-]|:\d|\.\d))")
+SECRET_NAMES = re.compile(
+    r"(authorization|cookie|token|secret|password|signature|api_key)", re.IGNORECASE
+)
+SECRETS = re.compile(
+    r"(?<![a-z0-9])(ob_[a-z0-9_-]{4})[a-z0-9_-]+"
+    r"|(://[^:/@\s]*:)[^\s\"']+(?=@)"
+    r"|\b((?:bearer|basic) +)[^\s\"',]+"
+    r"|((?:password|token|secret|signature)=)[^\s\"'&]+",
+    re.IGNORECASE,
+)
 PLAIN = frozenset(
     (
         *("timestamp", "level", "event", "worker_id", "consumer_source", "account_id", "run_id"),
@@ -36,15 +47,17 @@ def get(name: str) -> structlog.stdlib.BoundLogger:
     return structlog.stdlib.get_logger(name)
 
 
-def set_up(settings: Settings, consumer_source: str) -> None:
+def set_up(settings: Settings, consumer_source: str, stream: TextIO | None = None) -> None:
     """Send this process's records, and its libraries', through one pipeline to stdout.
 
     Args:
         settings: level, format, and whether phones are shown whole.
         consumer_source: `api`, `dramatiq_worker`, `reconciler` or `cli`; a callback's lines
             bind `webhook` over it.
+        stream: for a command whose stdout is its answer, where to send them instead.
     """
-    _process.update(settings=settings, consumer_source=consumer_source)
+    own = (settings.twilio_auth_token, settings.api_key)
+    _process.update(settings=settings, consumer_source=consumer_source, own=list(filter(None, own)))
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -61,7 +74,7 @@ def set_up(settings: Settings, consumer_source: str) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(stream or sys.stdout)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(), _name_foreign],
@@ -89,6 +102,9 @@ def _tame_libraries() -> None:
     # These tell of every connection, request and migration check, with phone numbers in URLs.
     for name in ("urllib3", "twilio", "aiohttp", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # At debug it tells every request's path.
+    gunicorn = logging.getLogger("gunicorn")
+    gunicorn.setLevel(max(logging.INFO, logging.getLogger().level))
 
 
 def _name_foreign(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
@@ -115,7 +131,19 @@ _format_exception = structlog.processors.ExceptionRenderer(
 
 
 def _traceback(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
-    return _format_exception(logger, name, event)
+    event = _format_exception(logger, name, event)
+    for error in event["exception"] if isinstance(event.get("exception"), list) else ():
+        _shorten(error)
+    return event
+
+
+def _shorten(error: dict[str, Any]) -> None:
+    """Keep an error's first line: after it, a database and a validator show the data itself."""
+    error["exc_value"] = str(error["exc_value"]).partition("\n")[0]
+    error["exc_notes"] = []
+    for group in error["exceptions"]:
+        for inner in group:
+            _shorten(inner)
 
 
 def _redact(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
@@ -126,21 +154,37 @@ def _redact(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 
 def _clean(value: Any) -> Any:
-    if isinstance(value, str):
-        return mask(value)
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
     if isinstance(value, MutableMapping):
-        return {k: "***" if SECRET_NAMES.search(str(k)) else _clean(v) for k, v in value.items()}
+        return {
+            mask(str(k)): "***" if SECRET_NAMES.search(str(k)) else _clean(v)
+            for k, v in value.items()
+        }
     if isinstance(value, (list, tuple)):
         return [_clean(one) for one in value]
-    return value
+    return mask(str(value))  # an error or a URL is text only once it is written
 
 
 def mask(value: str) -> str:
     """Hide secrets, and all of a phone number but its last two digits."""
-    value = SECRETS.sub(lambda found: (found.group(1) or found.group(2)) + "***", value)
+    return hide(value, bare=True)
+
+
+def hide(value: str, *, bare: bool = False) -> str:
+    """Hide secrets, and phone numbers that begin with a plus.
+
+    Args:
+        value: a text for people.
+        bare: also what has the digits of a phone; where counts are told, it may be one.
+    """
+    value = SECRETS.sub(lambda found: f"{found[found.lastindex or 0]}***", value)
+    for secret in _process.get("own", ()):
+        value = value.replace(secret, "***")
     if _process and _process["settings"].log_full_phones:
         return value
-    return PHONE.sub(lambda found: "*" * 6 + found.group(2), value)
+    value = E164.sub("*" * 6, value)
+    return BARE.sub("*" * 6, value) if bare else value
 
 
 def _render(_: WrappedLogger, __: str, event: EventDict) -> str:

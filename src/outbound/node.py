@@ -37,4 +37,4 @@ class Node:
 
 def build(settings: Settings, source: str) -> Node:
     """Build the process's node; opens no connection yet, so build it after a fork."""
-    return Node(settings, db.connect(settings), Doorbell(settings), source)
+    return Node(settings, db.connect(settings, source=source), Doorbell(settings), source)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from outbound import db
+from outbound import db, logs
 from outbound.errors import OutboundError, Refused
 
 _NOT_ALLOWED = "42501"
@@ -18,7 +18,7 @@ class CommandError(click.ClickException):
     def show(self, file: object = None) -> None:
         """Print the one line."""
         del file
-        click.echo(f"error: {self.message}", err=True)
+        _tell(self.message)
 
 
 def explain_usage(error: click.ClickException) -> int:
@@ -29,7 +29,7 @@ def explain_usage(error: click.ClickException) -> int:
     else:
         hint = f" See `{context.command_path} --help`." if context else ""
         message = " ".join(error.format_message().split())
-        click.echo(f"error: {message}{hint}", err=True)
+        _tell(f"{message}{hint}")
     return error.exit_code
 
 
@@ -38,8 +38,13 @@ def explain(error: Exception) -> int | None:
     line = _line(error)
     if line is None:
         return None
-    click.echo(f"error: {line}", err=True)
+    _tell(line)
     return 1
+
+
+def _tell(line: str) -> None:
+    # It may repeat an argument or a URL, and ends up in the logs of whatever ran the command.
+    click.echo(f"error: {logs.hide(line)}", err=True)
 
 
 def _line(error: Exception) -> str | None:
