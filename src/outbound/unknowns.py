@@ -6,19 +6,21 @@ carrier's word, or a recorded decision, moves an unknown.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
 
 from outbound import db, logs, policy, recording
 from outbound.accounts import Caller
 from outbound.carriers.base import Carrier, CarrierCall, CarrierUnavailable
 from outbound.errors import Refused, not_found
 from outbound.node import Node
+from outbound.settling import Settled
 from outbound.states import AttemptState, CallState, Decision, Evidence, Kind, Outcome
 
 log = logs.get(__name__)
@@ -130,7 +132,7 @@ def _ask(node: Node, carrier: Carrier, row: dict[str, Any]) -> list[Evidence] | 
     try:
         if row["carrier_call_id"]:
             call = carrier.look_up(row["carrier_call_id"])
-            return [_word(row["id"], call)] if call else []
+            return [word(row["id"], call)] if call else []
         return _search(node, carrier, row)
     except CarrierUnavailable as error:
         log.warning("look_up_failed", attempt_id=str(row["id"]), error=str(error))
@@ -140,27 +142,41 @@ def _ask(node: Node, carrier: Carrier, row: dict[str, Any]) -> list[Evidence] | 
 
 
 def _search(node: Node, carrier: Carrier, row: dict[str, Any]) -> list[Evidence] | None:
-    """Find the call of an attempt whose answer was lost.
+    """Find the call of an attempt whose answer was lost."""
+    since = row["claimed_at"] - MATCH_BEFORE
+    calls = carrier.find(to=row["phone"], caller_id=row["caller_id"], since=since)
+    free = without_owner(node.engine, carrier, [call for call in calls if _fits(call, row)])
+    return match(row, [(call, carrier.attempt_of(call.carrier_call_id)) for call in free])
+
+
+def match(
+    row: Mapping[Any, Any],
+    tagged: Iterable[tuple[CarrierCall, UUID | None]],
+    source: str = "look_up",
+) -> list[Evidence] | None:
+    """Say which of the carrier's calls are an attempt's; None if that cannot be decided.
 
     A record that carries our attempt id is certain. One that matches by To and From alone counts
     only if it is the only one, and nobody else's.
+
+    Args:
+        row: the attempt's id, phone, caller_id and claimed_at.
+        tagged: calls that no attempt has, each with the attempt id that it carries.
+        source: who asks, for the evidence.
     """
-    since = row["claimed_at"] - MATCH_BEFORE
-    calls = carrier.find(to=row["phone"], caller_id=row["caller_id"], since=since)
     mine, untagged = [], []
-    for call in _without_owner(node, carrier, [c for c in calls if _fits(c, row)]):
-        tag = carrier.attempt_of(call.carrier_call_id)
+    for call, tag in tagged:
         if tag == row["id"]:
-            mine.append(_word(row["id"], call))
-        elif tag is None:
-            untagged.append(_word(row["id"], call, by_number=True))
+            mine.append(word(row["id"], call, source))
+        elif tag is None and _fits(call, row):
+            untagged.append(word(row["id"], call, source, by_number=True))
     if mine or len(untagged) <= 1:
         return mine or untagged
     log.warning("look_up_undecided", attempt_id=str(row["id"]), candidates=len(untagged))
     return None
 
 
-def _fits(call: CarrierCall, row: dict[str, Any]) -> bool:
+def _fits(call: CarrierCall, row: Mapping[Any, Any]) -> bool:
     if not call.placed_by_api or (call.to, call.caller_id) != (row["phone"], row["caller_id"]):
         return False
     after = row["claimed_at"] - MATCH_BEFORE
@@ -169,18 +185,24 @@ def _fits(call: CarrierCall, row: dict[str, Any]) -> bool:
     )
 
 
-def _without_owner(node: Node, carrier: Carrier, calls: list[CarrierCall]) -> list[CarrierCall]:
+def without_owner(engine: Engine, carrier: Carrier, calls: list[CarrierCall]) -> list[CarrierCall]:
+    """Leave those of the carrier's calls that no attempt of any account has."""
+    if not calls:
+        return []
     values = {"carrier": carrier.name, "sids": [call.carrier_call_id for call in calls]}
-    with node.engine.connect() as connection:
+    with engine.connect() as connection:
         taken = set(connection.execute(_TAKEN_IDS, values).scalars())
     return [call for call in calls if call.carrier_call_id not in taken]
 
 
-def _word(attempt_id: UUID, call: CarrierCall, *, by_number: bool = False) -> Evidence:
+def word(
+    attempt_id: UUID, call: CarrierCall, source: str = "look_up", *, by_number: bool = False
+) -> Evidence:
+    """Put the carrier's record of a call into evidence about an attempt."""
     return Evidence(
         attempt_id,
         Kind.WORD,
-        "look_up",
+        source,
         carrier_call_id=call.carrier_call_id,
         progress=call.progress,
         duration=call.duration,
@@ -216,13 +238,13 @@ def _write(node: Node, found: _Found) -> None:
                 connection.execute(statement, {"ids": sorted(ids)})
 
     db.transaction(node.engine, body)
-    if found.evidence:
-        recording.record(node, found.evidence)
+    settled = recording.record(node, found.evidence) if found.evidence else Settled()
     log.info(
         "looked_up",
         found=len(found.evidence),
         nothing=len(found.nothing),
         failing=len(found.failing),
+        outcomes={str(outcome): count for (outcome, _), count in settled.outcomes.items()},
     )
 
 

@@ -629,6 +629,17 @@ def test_a_search_without_end_is_given_up():
     assert len(server.requests) == 10
 
 
+def test_all_calls_from_a_number_are_walked_in_large_pages_up_to_older_ones():
+    old = record(3, at=NOW - timedelta(1))
+    with serving(page(record(1)), page(record(2)), page(old)) as (server, carrier):
+        assert len(list(carrier.calls_from(CALLER_ID, NOW))) == 2
+    assert parse_qs(urlsplit(server.requests[0][1]).query) == {
+        "From": [CALLER_ID],
+        "PageSize": ["1000"],
+    }
+    assert len(server.requests) == 3
+
+
 def events(*urls):
     listed = [{"request": {"method": "POST", "url": url}, "response": {}} for url in urls]
     return http(200, {"events": listed})

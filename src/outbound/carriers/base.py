@@ -8,12 +8,12 @@ takes the Settings and returns the carrier.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from importlib.metadata import entry_points
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 from uuid import UUID
 
 from outbound.config import Settings
@@ -163,6 +163,17 @@ class Carrier(Protocol):
             ForgedCallback: the signature does not fit; nothing else may be concluded.
             UnreadableCallback: it is signed, but unknown or incomplete.
         """
+
+
+@runtime_checkable
+class ListsAll(Protocol):
+    """A carrier that lists all calls from one number, too.
+
+    It need not; the audit asks it a few times for everything then, and else once for each phone.
+    """
+
+    def calls_from(self, caller_id: str, since: datetime) -> Iterator[CarrierCall]:
+        """Walk the calls with this From created since then. Raises CarrierUnavailable."""
 
 
 ENTRY_POINTS = "outbound.carriers"

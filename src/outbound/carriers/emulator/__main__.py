@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from .behaviours import parse_mix
 from .errors import EmulatorError
@@ -21,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: The command line without the program's name; by default this process's.
 
     Returns:
-        The exit code: 0 after a clean stop, 2 if it could not start.
+        The exit code: 0 after a clean stop, 1 if it could not start.
     """
     asked = vars(_parser().parse_args(arguments))
     # What is not given keeps the default that the settings have, and only they.
@@ -29,14 +30,20 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         serve(EmulatorSettings(**given))
     except EmulatorError as error:
-        sys.stderr.write(f"emulator: {error}\n")
-        return 2
+        sys.stderr.write(f"error: {error}\n")
+        return 1
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        # Argparse would print the whole usage; `outbound` says each mistake in one line.
+        self.exit(2, f"error: {message}. See `{self.prog} --help`.\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m outbound.carriers.emulator",
+    parser = _Parser(
+        prog="outbound emulator",
         description="A Twilio-shaped carrier to develop and test against. It calls nobody.",
     )
     _add_server(parser)
