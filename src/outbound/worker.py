@@ -12,7 +12,7 @@ import time
 
 import dramatiq
 
-from outbound import actors, broker, logs, node
+from outbound import actors, broker, logs, metrics, node
 from outbound.carriers import base
 from outbound.config import Settings
 from outbound.dialer import Dialer
@@ -41,6 +41,7 @@ def serve(settings: Settings) -> None:
     # Prefetched doorbells that a busy process cannot answer are kept from those that can.
     worker.queue_prefetch = settings.worker_threads
     worker.start()
+    metrics.start(here.engine)
     log.info(
         "WORKER_START",
         carrier=carrier.name,

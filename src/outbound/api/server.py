@@ -14,7 +14,7 @@ from gunicorn import glogging
 from gunicorn.http import errors
 from gunicorn.workers.gthread import ThreadWorker
 
-from outbound import logs, node
+from outbound import logs, metrics, node
 from outbound.api import problems
 from outbound.api.app import create_app
 from outbound.carriers import base
@@ -111,7 +111,8 @@ class Server(gunicorn.app.base.BaseApplication):  # type: ignore[misc]
 def options(settings: Settings) -> dict[str, Any]:
     """Gunicorn's options for these settings."""
     return {
-        "bind": f"0.0.0.0:{settings.port}",
+        # Two sockets of one application: /metrics answers on its own alone.
+        "bind": [f"0.0.0.0:{port}" for port in _ports(settings)],
         "workers": settings.web_workers,
         "worker_class": Worker,
         "threads": settings.web_threads,
@@ -129,12 +130,17 @@ def options(settings: Settings) -> dict[str, Any]:
     }
 
 
+def _ports(settings: Settings) -> list[int]:
+    return [port for port in (settings.port, settings.metrics_port) if port]
+
+
 def build_app(settings: Settings) -> Any:
     """Build the WSGI application of this process, with connections of its own."""
     logs.set_up(settings, "api")
     here = node.build(settings, "api")
     carrier = base.load(settings)
     app = create_app(here, carrier)
+    metrics.start(here.engine)
     log.info("WORKER_START", carrier=carrier.name, threads=settings.web_threads)
     return app
 

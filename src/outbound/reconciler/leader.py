@@ -17,7 +17,7 @@ import redis
 from sqlalchemy import TextClause, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from outbound import db, doorbell, logs, node
+from outbound import db, doorbell, logs, metrics, node
 from outbound.config import Settings
 from outbound.node import Node
 from outbound.reconciler import sweeps
@@ -171,6 +171,7 @@ class Reconciler:
             started = time.monotonic()
             try:
                 self._tick(epoch)
+                metrics.LEADER_TICKS.inc()
             except Deposed:
                 return "another epoch is in force"
             except SQLAlchemyError as error:
@@ -221,5 +222,6 @@ def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, reconciler.stop)
     log.info("RECONCILER_START")
+    metrics.start(here.engine)
     reconciler.run()
     log.info("reconciler_stopped")

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from outbound import db, doorbell, logs, recording, runs, settling
+from outbound import db, doorbell, logs, metrics, recording, runs, settling
 from outbound.errors import OutboundError
 from outbound.node import Node
 from outbound.runs import EndedRun
@@ -102,7 +102,8 @@ def run_once(node: Node, sweep: Sweep, scope: Scope) -> Report:
     for actor, account_id, messages in report.rings:
         node.doorbell.ring(account_id, actor, messages)
     if ids:
-        _tell(sweep, report)
+        metrics.swept(sweep.name, report.rows, report.unknown)
+        _tell(sweep, scope, report)
     return report
 
 
@@ -111,12 +112,13 @@ def _candidates(connection: Connection, sweep: Sweep, scope: Scope) -> list[Any]
     return list(connection.execute(statement, {"account": scope.account_id}).all())
 
 
-def _tell(sweep: Sweep, report: Report) -> None:
+def _tell(sweep: Sweep, scope: Scope, report: Report) -> None:
     changed = report.settled or report.unknown or report.redialled or report.ended
     write = log.info if changed else log.debug
     write(
         "sweep_done",
         sweep=sweep.name,
+        epoch=scope.epoch,
         rows=report.rows,
         unknown=report.unknown,
         settled=report.settled,
