@@ -4,10 +4,12 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test unit chaos mutants lint format lock wheel clean
+.PHONY: help install demo test unit chaos browser screenshots mutants lint audit format lock wheel clean
 
 help: ## what can be made
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@awk -F ':.*## ' '/^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ To see it work
 
 install: $(STAMP) ## the environment, from the hashed lock file
 
@@ -20,6 +22,8 @@ $(STAMP): requirements-dev.lock pyproject.toml
 demo: install ## the main job, on real servers of its own: 200 leads, one worker killed half-way
 	$(BIN)/outbound demo
 
+##@ To test it
+
 test: install ## every test: unit, integration, acceptance
 	$(BIN)/pytest tests/unit tests/integration tests/acceptance
 
@@ -28,16 +32,30 @@ unit: install ## the tests that need nothing, in seconds
 
 chaos: install ## faults on the real processes, judged by the carrier's ledger (SEED=, LONG=1)
 	-$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r tests/chaos/requirements.txt
-	$(BIN)/pytest tests/chaos
+	OUTBOUND_CHAOS_ROUNDS=$(or $(ROUNDS),$(if $(LONG),40,1)) $(BIN)/pytest tests/chaos
+
+browser: install ## the console in a real browser (Debian: apt-get install chromium)
+	-$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r tests/browser/requirements.txt
+	$(BIN)/pytest tests/browser
+
+screenshots: install ## docs/screenshots/*.png, of real processes at work
+	-$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r tests/browser/requirements.txt
+	$(BIN)/pytest tests/browser/take_screenshots.py
 
 mutants: install ## for each guard of the protocol, a test fails without it
 	$(BIN)/python tests/mutants.py
+
+##@ To work on it
 
 lint: install ## ruff, types, and who may import whom
 	$(BIN)/ruff check src tests
 	$(BIN)/ruff format --check src tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+audit: install ## known holes in the locked dependencies; needs the internet, and says so without it
+	-$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/python tests/security/dependencies.py
 
 format: install ## put the code in order
 	$(BIN)/ruff check --fix src tests

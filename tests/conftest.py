@@ -7,6 +7,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -115,7 +116,7 @@ _OTHERS = """
 @pytest.fixture
 def redis_url(redis_server_url: str) -> Iterator[str]:
     """A Redis database that is empty before and after (number 9: keep it for tests)."""
-    url = redis_server_url.rsplit("/", 1)[0] + "/9"
+    url = urlsplit(redis_server_url)._replace(path="/9").geturl()
     client = redis.Redis.from_url(url)
     client.flushdb()
     yield url

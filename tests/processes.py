@@ -146,6 +146,7 @@ class World:
             *(f"--{k.replace('_', '-')}={v}" for k, v in emulator.items()),
         ]
         self.http = requests.Session()
+        self.http.trust_env = False  # pytest changes the environment while threads ask
         self.web: Process | None = None
 
     def start_carrier(self, *options: str) -> Process:
