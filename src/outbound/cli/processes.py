@@ -8,6 +8,13 @@ import click
 from sqlalchemy.exc import OperationalError
 
 from outbound import config
+from outbound.cli.errors import CommandError
+
+STARTING_SECONDS, BUSY_SECONDS = 10, 60
+_TOO_BUSY = (
+    "a table could not be had for a minute: does a backup run, or an idle session hold it? Try"
+    " again; what was migrated so far is whole, and both versions work on it"
+)
 
 
 @click.command()
@@ -20,7 +27,7 @@ def web() -> None:
 
 @click.command()
 def worker() -> None:
-    """Dial. Nothing else does."""
+    """Dial; nothing else does."""
     from outbound.worker import serve
 
     serve(config.read("database_url", "redis_url", "public_base_url"))
@@ -54,17 +61,24 @@ def emulator(options: tuple[str, ...]) -> None:
 
 @click.command()
 def migrate() -> None:
-    """Bring the database to this version's schema; waits 10 s for one that is starting."""
+    """Bring the database to this version's schema, while it is used; never back.
+
+    Waits 10 s for a server that is starting, a minute for one whose tables are busy.
+    """
     from outbound import db, migrations
 
     engine = db.connect(config.read("database_url"), statement_seconds=600)
-    deadline = time.monotonic() + 10
+    started = time.monotonic()
     while True:
         try:
             migrations.migrate(engine)
             break
-        except OperationalError:
-            if time.monotonic() > deadline:
+        except OperationalError as error:
+            busy = db.sqlstate(error) in (db.DEADLOCK, db.LOCK_NOT_AVAILABLE)
+            if time.monotonic() - started > (BUSY_SECONDS if busy else STARTING_SECONDS):
+                if busy:
+                    raise CommandError(_TOO_BUSY) from None
                 raise
-            time.sleep(0.2)
-    click.echo("the database has this version's schema")
+            # Those who waited behind us must get on before we make them wait again.
+            time.sleep(1.0 if busy else 0.2)
+    click.echo("the schema is this version's, or a newer one")
