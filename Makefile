@@ -24,8 +24,8 @@ demo: install ## the main job, on real servers of its own: 200 leads, one worker
 
 ##@ To test it
 
-test: install ## every test: unit, integration, acceptance
-	$(BIN)/pytest tests/unit tests/integration tests/acceptance
+test: install ## every test but the long proofs
+	$(BIN)/pytest tests/unit tests/integration tests/security tests/acceptance tests/deploy tests/browser
 
 unit: install ## the tests that need nothing, in seconds
 	$(BIN)/pytest tests/unit

@@ -115,8 +115,10 @@ _OTHERS = """
 
 @pytest.fixture
 def redis_url(redis_server_url: str) -> Iterator[str]:
-    """A Redis database that is empty before and after (number 9: keep it for tests)."""
-    url = urlsplit(redis_server_url)._replace(path="/9").geturl()
+    """A Redis database that is empty before and after (from number 9 on: keep them for tests)."""
+    # Test processes side by side may share a server that was given to them.
+    number = 9 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    url = urlsplit(redis_server_url)._replace(path=f"/{number}").geturl()
     client = redis.Redis.from_url(url)
     client.flushdb()
     yield url

@@ -1,13 +1,17 @@
 """The command line against the real processes: a user's whole way, and a user's mistakes."""
 
+import contextlib
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 
+import click
 import pytest
 
+from outbound import cli as command_line
 from processes import wait_until
 
 NAME = "[urgent] renewals [/b] \x1b[2J"
@@ -142,3 +146,94 @@ def test_a_database_without_a_schema_names_the_command_that_makes_it(world, cli,
     assert cli.run("account", "list", code=1) == (
         "error: the database has no schema yet: run `outbound migrate`\n"
     )
+
+
+# What prints no data: it serves, or brings the database on.
+SILENT = {"up", "web", "worker", "reconciler", "emulator", "migrate"}
+# Starts a whole system; test_up.py reads its JSON.
+ELSEWHERE = {"demo"}
+
+
+def leaves(command, words=()):
+    """Every command that does something, with the words that name it."""
+    if not isinstance(command, click.Group):
+        return {words: command}
+    context = click.Context(command)
+    found = {}
+    for name in command.list_commands(context):
+        found |= leaves(command.get_command(context, name), (*words, name))
+    return found
+
+
+DATA = sorted(
+    " ".join(words)
+    for words in leaves(command_line.cli)
+    if words[0] not in SILENT and words[0] not in ELSEWHERE
+)
+
+
+def test_every_command_that_prints_data_takes_json():
+    commands = {" ".join(words): one for words, one in leaves(command_line.cli).items()}
+    for name in [*DATA, *ELSEWHERE]:
+        options = {word for one in commands[name].params for word in one.opts}
+        assert "--json" in options, name
+
+
+def test_no_command_prints_data_without_being_read_here():
+    assert set(DATA) == set(ARGUMENTS), "say here how a new command is called"
+
+
+# In an order in which each finds what it needs; a name in braces is what an earlier one told.
+ARGUMENTS = {
+    "account create": ("a second one",),
+    "account list": (),
+    "key create": ("--account", "{account}", "--role", "viewer"),
+    "key list": ("--account", "{account}"),
+    "key revoke": ("{key_id}",),
+    "run create": ("{leads}", "--twiml", "<Response/>", "--start-at", "2099-01-01T00:00:00Z"),
+    "run list": (),
+    "run show": ("{run_id}",),
+    "calls list": ("{run_id}",),
+    "calls show": ("{run_id}", "{call_id}"),
+    "calls cancel": ("{run_id}", "{call_id}"),
+    "run pause": ("{run_id}",),
+    "run resume": ("{run_id}",),
+    "run cancel": ("{run_id}",),
+    "calls resolve": ("{run_id}", "--all", "--decision", "redial"),
+    "suppressions add": ("+12025550199",),
+    "suppressions list": (),
+    "suppressions remove": ("+12025550199",),
+    "account stop": (),
+    "account start": (),
+    "reconcile": (),
+    "run watch": ("{run_id}",),
+    "audit": ("{run_id}",),
+    "doctor": (),
+    "purge": ("--older-than", "90d"),
+    "logs summary": ("{log}",),
+}
+
+
+@pytest.fixture
+def known(cli, leads, tmp_path):
+    log = tmp_path / "log"
+    log.write_text('{"event": "WORKER_START", "level": "info"}\n')
+    return {"leads": leads, "log": str(log)}
+
+
+def test_each_of_them_prints_json_that_parses_and_nothing_else(world, cli, known, monkeypatch):
+    world.start(workers=1)
+    known["account"], _ = cli.own_account()
+    for name, value in cli._environment.items():
+        monkeypatch.setenv(name, value)
+    for words, given in ARGUMENTS.items():
+        arguments = [*words.split(), *(one.format(**known) for one in given), "--json"]
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as exited:
+            command_line.main(arguments)
+        assert exited.value.code == 0, (arguments, out.getvalue())
+        told = json.loads(out.getvalue())
+        if isinstance(told, dict):
+            known |= {name: told[name] for name in ("key_id", "run_id") if name in told}
+            if words == "calls list":
+                known["call_id"] = told["items"][0]["call_id"]

@@ -104,7 +104,8 @@ def test_a_stranger_brings_it_up_makes_a_run_watches_and_audits_it(up, tmp_path)
     run = run_cli(env, "run", "create", str(leads), "--calls-per-second", "50", *key, "--json")
     done = run_cli(env, "run", "watch", run["run_id"], *key, "--json")
     assert (done["status"], done["outcomes"]["answered"]) == ("completed", 10)
-    assert run_cli(env, "audit", run["run_id"], "--json") == {"attempts": 10, "differences": []}
+    audited = run_cli(env, "audit", run["run_id"], "--json")
+    assert (audited["attempts"], audited["differences"]) == (10, [])
     assert len(run_cli(env, "calls", "list", run["run_id"], *key, "--json")["items"]) == 10
     children = descendants(process.pid)
     assert len(children) > 6
@@ -163,7 +164,7 @@ BARE = {name: value for name, value in os.environ.items() if not name.startswith
 
 
 class Up:
-    def __init__(self, directory, **environment):
+    def __init__(self, directory, *options, **environment):
         self.directory, self.port = directory, free_port()
         self.out, self.err = directory.with_suffix(".out"), directory.with_suffix(".err")
         with self.out.open("w") as out, self.err.open("w") as err:
@@ -177,6 +178,7 @@ class Up:
                     str(directory),
                     "--port",
                     str(self.port),
+                    *options,
                 ],
                 env=BARE | environment,
                 stdout=out,
@@ -232,8 +234,8 @@ def start():
     with tempfile.TemporaryDirectory(prefix="outbound-test-") as place:
         Path(place).chmod(0o755)
 
-        def up(name="one", **environment):
-            started.append(Up(Path(place) / name, **environment))
+        def up(name="one", *options, **environment):
+            started.append(Up(Path(place) / name, *options, **environment))
             return started[-1]
 
         yield up
@@ -286,7 +288,8 @@ def test_audit_finds_a_call_made_behind_our_back_and_doctor_finds_all_well(start
     # The number that ends in 07 is refused by the carrier, and so no call of its own.
     assert ended["outcomes"] | {"answered": 1, "busy": 1, "failed": 1} == ended["outcomes"]
 
-    assert up.outbound("audit", run, "--json") == {"attempts": 3, "differences": []}
+    audited = up.outbound("audit", run, "--json")
+    assert (audited["attempts"], audited["differences"]) == (3, [])
     (call,) = up.outbound("calls", "list", run, "--outcome=answered", "--json", **key)["items"]
     attempt = call["attempts"][0]["attempt_id"]
     double = place_behind_our_back(up, attempt, call["phone"])
@@ -299,6 +302,17 @@ def test_audit_finds_a_call_made_behind_our_back_and_doctor_finds_all_well(start
     assert checks.pop("public url") == "warn"
     assert set(checks.values()) == {"ok"}, checks
     assert {"redis memory", "redis persistence", "leader", "worker", "clock"} <= set(checks)
+
+
+def test_a_real_database_gets_the_emulator_only_when_asked_for(start, database_url):
+    refused = start("refused", DATABASE_URL=database_url)
+    assert refused.popen.wait(60) == 1
+    (line,) = refused.err.read_text().splitlines()
+    assert line.startswith("error: DATABASE_URL is set and TWILIO_ACCOUNT_SID is not: ")
+    up = start("asked", "--emulator", DATABASE_URL=database_url).wait()
+    assert up.environment["TWILIO_API_BASE_URL"].startswith("http://127.0.0.1:")
+    assert up.outbound("account", "list", "--json", DATABASE_URL=database_url) == []
+    assert not (up.directory / "pg").exists()
 
 
 def test_a_place_in_use_is_one_line_and_its_owner_goes_on(start):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from outbound import cli
+from outbound import cli, config
 from outbound.cli.errors import CommandError
 from outbound.cli.reading import read_body
 
@@ -73,6 +73,75 @@ def test_what_a_user_did_wrong_is_one_line_and_no_traceback(
     assert exited.value.code == code
     assert says in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://a%00b@127.0.0.1/x",
+        "postgresql://bob:hunter2%00@127.0.0.1/x",
+        "postgresql://127.0.0.1/x%0a",
+        "postgresql://127.0.0.1/x?host=%00",
+        "postgresql://127.0.0.1/x?port=abc",
+        "postgresql://127.0.0.1:abc/x",
+        "mysql://127.0.0.1/x",
+    ],
+)
+def test_a_database_url_that_cannot_be_used_is_told_by_its_name(monkeypatch, capsys, url):
+    monkeypatch.setenv("DATABASE_URL", url)
+    with pytest.raises(SystemExit) as exited:
+        cli.main(["account", "list"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert exited.value.code == 1
+    assert line.startswith("error: DATABASE_URL must ")
+    assert "hunter2" not in line
+
+
+def test_a_database_url_with_several_hosts_and_ports_is_taken():
+    url = "postgresql:///x?host=one,two&port=5432,5433"
+    assert config.read(environ={"DATABASE_URL": url}).database_url == url
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--ledger", "/dev/null/x"], 1, "error: ledger /dev/null/x: "),
+        ([], 2, "error: the following arguments are required: --ledger. See `outbound emulator"),
+        (["--ledger", "/x", "--mix", "a"], 2, "error: argument --mix: "),
+        (["--ledger", "/x", "--faults", "{"], 2, "error: argument --faults: "),
+    ],
+)
+def test_what_the_emulator_cannot_do_is_told_as_everywhere(capsys, arguments, code, says):
+    with pytest.raises(SystemExit) as exited:
+        cli.main(["emulator", *arguments])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (exited.value.code, line.startswith(says)) == (code, True), line
+
+
+def test_a_real_database_is_not_called_at_the_emulator_unless_asked_for(
+    monkeypatch, capsys, tmp_path
+):
+    monkeypatch.setenv("DATABASE_URL", "postgresql://db/outbound")
+    for name in ("TWILIO_ACCOUNT_SID", "OUTBOUND_CARRIER"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SystemExit) as exited:
+        cli.main(["up", "--dir", str(tmp_path)])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert exited.value.code == 1
+    assert line.startswith("error: DATABASE_URL is set and TWILIO_ACCOUNT_SID is not: ")
+    assert "--emulator" in line
+    assert not list(tmp_path.iterdir()), "nothing was started"
+
+
+def test_every_command_stands_in_a_section_of_the_help():
+    named = [name for names in cli.SECTIONS.values() for name in names]
+    assert sorted(named) == sorted(cli.COMMANDS)
+
+
+def test_the_help_says_what_the_exit_codes_mean(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    assert "130  ended by Ctrl-C" in capsys.readouterr().out
 
 
 def test_the_help_names_every_command(capsys):

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -15,7 +16,7 @@ class Api:
     """An API that answers as told, and remembers what it was asked."""
 
     def __init__(self):
-        self.answers, self.requests = [], []
+        self.answers, self.requests, self.date = [], [], None
         api = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -32,7 +33,10 @@ class Api:
                 self.end_headers()
                 self.wfile.write(body)
 
-            do_POST = do_GET  # noqa: N815 - http.server names it
+            do_POST = do_DELETE = do_GET  # noqa: N815 - http.server names it
+
+            def date_time_string(self, timestamp=None):
+                return api.date or super().date_time_string(timestamp)
 
             def log_message(self, *_):
                 pass
@@ -84,14 +88,53 @@ def test_a_limit_says_when_to_ask_again_and_a_double_names_its_run(api, client):
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b"null", b'{"errors": [1], "detail": "x"}'])
 def test_an_error_that_is_no_problem_is_told_as_such(api, client, body):
     api.will_answer(404, body)
-    with pytest.raises(CommandError, match="answered 404, and no problem"):
+    with pytest.raises(
+        CommandError, match="/runs answered 404, and not as an Outbound server would"
+    ):
         client.get("/runs")
 
 
 def test_another_server_than_ours_is_told_as_such(api, client):
     api.will_answer(200, b"<html>welcome</html>")
-    with pytest.raises(CommandError, match="is not our API"):
+    with pytest.raises(CommandError, match="is no Outbound server: its answer is no JSON object"):
         client.get("/runs")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "body"),
+    [
+        (["run", "watch", "R"], {"hello": "world"}),
+        (["run", "watch", "R", "--json"], {"hello": "world"}),
+        (["run", "list"], {"hello": "world"}),
+        (["run", "list"], {"items": [1]}),
+        (["run", "list"], {"items": {}}),
+        (["calls", "list", "R"], {"hello": "world"}),
+        (["calls", "show", "R", "C"], {"attempts": []}),
+        (["calls", "cancel", "R", "C"], {"hello": "world"}),
+        (["suppressions", "list"], {"hello": "world"}),
+        (["suppressions", "add", "+12025550101"], {"hello": "world"}),
+        (["suppressions", "remove", "+12025550101"], {"hello": "world"}),
+    ],
+)
+def test_another_server_with_json_of_its_own_is_one_line(api, monkeypatch, capsys, arguments, body):
+    monkeypatch.setenv("OUTBOUND_API_KEY", "ob_key")
+    api.will_answer(200, body)
+    with pytest.raises(SystemExit) as exited:
+        cli.main([*arguments, "--url", api.url])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert exited.value.code == 1
+    assert line.startswith(f"error: {api.url}/api/outbound/")
+    assert "is no Outbound server: " in line
+
+
+def test_the_servers_clock_comes_with_its_answer_and_ours_if_it_tells_none(api, client):
+    api.date = "Sun, 01 Nov 2026 09:00:00 GMT"
+    api.will_answer(200, {})
+    at = client.get_changed("/runs/R", "", 5).at
+    assert at.isoformat() == "2026-11-01T09:00:00+00:00"
+    api.date = "soon"
+    api.will_answer(200, {})
+    assert abs(client.get_changed("/runs/R", "", 5).at - datetime.now(UTC)) < timedelta(minutes=1)
 
 
 def test_a_post_follows_no_redirect(api, client):
@@ -124,9 +167,9 @@ def test_a_netrc_does_not_take_the_place_of_the_key(api, client, tmp_path, monke
 
 def test_an_unchanged_answer_is_not_sent_again(api, client):
     api.will_answer(200, {"n": 1}, ETag='"a"')
-    assert client.get_changed("/runs/R", "", 5) == ({"n": 1}, '"a"')
+    assert client.get_changed("/runs/R", "", 5)[:2] == ({"n": 1}, '"a"')
     api.will_answer(304, b"")
-    assert client.get_changed("/runs/R", '"a"', 5) == (None, '"a"')
+    assert client.get_changed("/runs/R", '"a"', 5)[:2] == (None, '"a"')
     assert [headers["If-None-Match"] for _, _, headers, _ in api.requests] == [None, '"a"']
 
 

@@ -110,7 +110,7 @@ def test_an_answer_that_breaks_off_is_asked_for_again(answering, head):
 @pytest.mark.parametrize("body", [b"[]", b"null", b"7"])
 def test_json_that_is_no_object_is_another_servers(answering, body):
     raw = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
-    with pytest.raises(CommandError, match="is not our API"):
+    with pytest.raises(CommandError, match="is no Outbound server: its answer is no JSON object"):
         Client(answering(raw), "ob_key").get("/runs")
 
 

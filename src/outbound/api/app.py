@@ -6,7 +6,17 @@ from typing import Any
 
 import falcon
 
-from outbound.api import account_routes, health, problems, run_routes, webhooks
+from outbound.api import (
+    account_routes,
+    console,
+    health,
+    metrics_routes,
+    openapi,
+    problems,
+    run_routes,
+    system_routes,
+    webhooks,
+)
 from outbound.api.middleware import Around
 from outbound.api.routing import Route, add_routes
 from outbound.carriers.base import Carrier
@@ -15,9 +25,13 @@ from outbound.node import Node
 ROUTES: list[Route] = [
     *run_routes.ROUTES,
     *account_routes.ROUTES,
+    *system_routes.ROUTES,
     *webhooks.ROUTES,
     *health.ROUTES,
 ]
+ROUTES.append(openapi.route(ROUTES))
+UNDESCRIBED: list[Route] = [*console.ROUTES, *metrics_routes.ROUTES]
+"""Not the API's: pages for a browser, and numbers for a scraper on a port of its own."""
 
 
 def create_app(node: Node, carrier: Carrier) -> falcon.App[Any, Any]:
@@ -26,5 +40,5 @@ def create_app(node: Node, carrier: Carrier) -> falcon.App[Any, Any]:
     app.req_options.strip_url_path_trailing_slash = True
     app.req_options.auto_parse_form_urlencoded = False
     problems.install(app)
-    add_routes(app, ROUTES)
+    add_routes(app, [*ROUTES, *UNDESCRIBED])
     return app

@@ -24,8 +24,20 @@ COMMANDS = {
     "run": "outbound.cli.runs:run",
     "reconcile": "outbound.cli.runs:reconcile",
     "calls": "outbound.cli.calls:calls",
+    "suppressions": "outbound.cli.suppressions:suppressions",
     "audit": "outbound.cli.audit:audit",
+    "purge": "outbound.cli.purge:purge",
     "doctor": "outbound.cli.doctor:doctor",
+    "logs": "outbound.cli.logs:logs",
+}
+
+
+SECTIONS = {
+    "To see it work": ("up", "demo", "emulator"),
+    "To run it": ("migrate", "web", "worker", "reconciler", "doctor"),
+    "Accounts": ("account", "key", "suppressions"),
+    "Runs and calls": ("run", "calls", "reconcile", "audit"),
+    "What is left of them": ("logs", "purge"),
 }
 
 
@@ -36,6 +48,17 @@ class Lazy(click.Group):
         """Name the commands, in the order of the table."""
         del ctx
         return list(COMMANDS)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands by what they are for."""
+        listed = {name for names in SECTIONS.values() for name in names}
+        others = tuple(name for name in COMMANDS if name not in listed)
+        for title, names in (SECTIONS | {"Others": others}).items():
+            found = [(name, self.get_command(ctx, name)) for name in names]
+            rows = [(f"{name:<12}", one.get_short_help_str(200)) for name, one in found if one]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a command."""
@@ -66,6 +89,15 @@ def cli() -> None:
         outbound run create leads.csv --twiml '<Response><Say>Hi</Say></Response>'
         outbound run watch RUN_ID
         outbound audit RUN_ID
+
+    With --json a command prints its data for programs. Errors are one line on stderr.
+
+    \b
+    Exit codes:
+        0    done
+        1    not done; or audit or doctor found something wrong
+        2    the command line is wrong; or audit could not be done
+        130  ended by Ctrl-C
     """  # noqa: D301 - click keeps the lines after this mark as they are
 
 

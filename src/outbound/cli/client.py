@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import wraps
-from typing import Any
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import partial, wraps
+from typing import Any, NamedTuple
 
 import click
 import requests
@@ -33,6 +35,36 @@ def an_id(value: str) -> str:
 
 class Away(CommandError):
     """The API cannot be reached or is not able to answer now; asking again may help."""
+
+
+class Answer(dict[str, Any]):
+    """A JSON object of the API's; one that lacks what we look for is another server's."""
+
+    def __init__(self, url: str, members: dict[str, Any]) -> None:
+        super().__init__(members)
+        self.url = url
+
+    def __missing__(self, name: str) -> Any:
+        raise not_ours(self.url, f"its answer has no {name!r}")
+
+
+def not_ours(url: str, why: str) -> CommandError:
+    """Tell that something else answers at this URL."""
+    return CommandError(f"{url} is no Outbound server: {why}")
+
+
+class Changed(NamedTuple):
+    """What a conditional GET brought.
+
+    Attributes:
+        body: None if nothing has changed.
+        etag: of what the server has now.
+        at: the server's clock as it answered.
+    """
+
+    body: Any
+    etag: str
+    at: datetime
 
 
 class _Bearer(AuthBase):
@@ -68,7 +100,7 @@ class Client:
             Away: no answer, or one that says to ask again later.
             CommandError: the API refused; the text is the problem's detail and first faults.
         """
-        timeout = (CONNECT_SECONDS, read_seconds)
+        timeout = (min(CONNECT_SECONDS, read_seconds), read_seconds)
         try:
             # A redirected POST would become a GET, and seem to have worked.
             answer = self._http.request(
@@ -92,18 +124,25 @@ class Client:
         wanted = {name: value for name, value in query.items() if value is not None}
         return _json(self.send("GET", path, params=wanted))
 
-    def get_changed(self, path: str, etag: str, read_seconds: float) -> tuple[Any, str]:
-        """GET JSON and its ETag; None and the old one if nothing has changed since."""
+    def get_changed(self, path: str, etag: str, read_seconds: float) -> Changed:
+        """GET JSON, if it is no longer what this ETag stands for."""
         headers = {"If-None-Match": etag} if etag else {}
         answer = self.send("GET", path, read_seconds=read_seconds, headers=headers)
+        at = _date(answer)
         if answer.status_code == 304:
-            return None, etag
-        return _json(answer), answer.headers.get("ETag", "")
+            return Changed(None, etag, at)
+        return Changed(_json(answer), answer.headers.get("ETag", ""), at)
 
     def post(self, path: str, body: Any = None, **headers: str) -> Any:
         """POST JSON."""
         sent = {name: _visible(name, value) for name, value in headers.items()}
         return _json(self.send("POST", path, json=body or {}, headers=sent))
+
+    def delete(self, path: str) -> None:
+        """DELETE, answered without a body."""
+        answer = self.send("DELETE", path)
+        if answer.status_code != 204:
+            raise not_ours(answer.url, f"it answered {answer.status_code} to a DELETE")
 
 
 def _visible(name: str, value: str) -> str:
@@ -112,14 +151,28 @@ def _visible(name: str, value: str) -> str:
     return value
 
 
-def _json(answer: requests.Response) -> Any:
+def _json(answer: requests.Response) -> Answer:
     try:
-        body = answer.json()
+        body = answer.json(object_hook=partial(Answer, answer.url))
     except ValueError:
         body = None
-    if not isinstance(body, dict):
-        raise CommandError(f"{answer.url} is not our API: its answer is no JSON object")
+    if not isinstance(body, Answer):
+        raise not_ours(answer.url, "its answer is no JSON object")
+    if not _are_objects(body.get("items", [])):
+        raise not_ours(answer.url, "its items are no list of objects")
     return body
+
+
+def _are_objects(items: Any) -> bool:
+    return isinstance(items, list) and all(isinstance(one, dict) for one in items)
+
+
+def _date(answer: requests.Response) -> datetime:
+    try:
+        at = parsedate_to_datetime(answer.headers["Date"])
+    except (KeyError, ValueError):
+        return datetime.now(UTC)
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def _problem(answer: requests.Response) -> str:
@@ -128,7 +181,7 @@ def _problem(answer: requests.Response) -> str:
         faults = [f"{one['pointer']}: {one['detail']}" for one in body.get("errors", [])[:3]]
         detail = body["detail"]
     except (ValueError, KeyError, TypeError, AttributeError):
-        return f"the API answered {answer.status_code}, and no problem+json"
+        return f"{answer.url} answered {answer.status_code}, and not as an Outbound server would"
     run = f" (run {body['run_id']})" if "run_id" in body else ""
     later = answer.headers.get("Retry-After")
     wait = f" (again in {later} s)" if later else ""

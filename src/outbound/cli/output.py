@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 from rich.cells import cell_len
+from rich.console import Console
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
@@ -35,6 +36,11 @@ def show_table(rows: list[Mapping[str, Any]], columns: list[str]) -> None:
             cell + " " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True)
         )
         click.echo("  ".join(padded).rstrip())
+
+
+def is_screen(console: Console) -> bool:
+    """Tell whether a person looks at it; FORCE_COLOR asks for colours, not for moving pictures."""
+    return console.file.isatty() and not console.is_dumb_terminal
 
 
 def harmless(text: str) -> str:

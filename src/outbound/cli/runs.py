@@ -105,7 +105,12 @@ def show_run(client: Client, run_id: str, *, as_json: bool) -> None:
 @json_option
 @with_client
 def watch(client: Client, run_id: str, *, as_json: bool) -> None:
-    """Draw a run's progress until it has ended, or all that is left of it is unknown."""
+    """Draw a run's progress until it has ended, or all that is left of it is unknown.
+
+    Without a terminal it prints a line for each change; with --json the run as it is at the end.
+
+    Exit code: 0 then, whatever became of the calls; 1 if the run cannot be watched.
+    """
     watching.watch(client, run_id, as_json=as_json)
 
 

@@ -39,13 +39,22 @@ _SHARED = (
     help="For the embedded servers' data and the carrier's ledger.",
 )
 @click.option("--port", type=click.IntRange(1, 65535), help="Of the API; default PORT, or 8000.")
-def up(directory: Path, port: int | None) -> None:
+@click.option("--emulator", is_flag=True, help="Call nobody: the emulator is the carrier.")
+def up(directory: Path, port: int | None, *, emulator: bool) -> None:
     """Start everything; Ctrl-C stops it.
 
     PostgreSQL, Redis and the carrier are embedded ones where DATABASE_URL, REDIS_URL and
-    TWILIO_ACCOUNT_SID are not set.
+    TWILIO_ACCOUNT_SID are not set. With a database of yours the emulator must be asked for.
+
+    Exit code: 0 after Ctrl-C, 1 if anything could not start or ended by itself.
     """
     settings = config.read()
+    if settings.database_url and _has_no_carrier(settings) and not emulator:
+        # Its leads may be real people, who would be marked as called and never are.
+        raise CommandError(
+            "DATABASE_URL is set and TWILIO_ACCOUNT_SID is not: set the carrier's account, or give"
+            " --emulator to have the runs of that database called at the emulator"
+        )
     port = port or settings.port
     if not is_free(port):
         raise CommandError(f"port {port} is in use; choose another one with --port")
@@ -58,7 +67,7 @@ def up(directory: Path, port: int | None) -> None:
         signal.signal(number, stop)
     supervisor = Supervisor(directory.resolve(), settings, port)
     try:
-        _start(supervisor)
+        _start(supervisor, emulator=emulator or _has_no_carrier(settings))
         _tell(supervisor)
         _watch(supervisor, asked_to_stop)
     finally:
@@ -66,10 +75,10 @@ def up(directory: Path, port: int | None) -> None:
         supervisor.stop()
 
 
-def _start(supervisor: Supervisor) -> None:
+def _start(supervisor: Supervisor, *, emulator: bool) -> None:
     supervisor.start_servers()
     supervisor.run("migrate")
-    if _has_no_carrier(supervisor.settings):
+    if emulator:
         supervisor.start_carrier()
     supervisor.start_web()
     for _ in range(WORKERS):
