@@ -184,6 +184,9 @@ _ADD = text("""
 _READ = text("SELECT series, value FROM metric_counts")
 
 
+_HERE = text("SELECT 1")
+
+
 class Writer:
     """Adds this process's counts to everybody's."""
 
@@ -195,7 +198,7 @@ class Writer:
         self._is_away = False
 
     def write(self) -> None:
-        """Write what was counted since the last time; nothing if that is nothing.
+        """Write what was counted since the last time, and show that this process is here.
 
         Raises:
             SQLAlchemyError: it was not written, and goes with the next.
@@ -207,9 +210,12 @@ class Writer:
                 for series, value in now.items()
                 if value != self._written.get(series, 0.0)
             ]
-            if rows:
-                with self._engine.begin() as connection:
+            with self._engine.begin() as connection:
+                if rows:
                     connection.execute(_ADD, {"rows": json.dumps(rows)})
+                else:
+                    # Who is alive is read from the connections: an idle worker has none else.
+                    connection.execute(_HERE)
             self._written = now
 
     def start(self) -> None:
@@ -224,6 +230,7 @@ class Writer:
             self._try()
 
     def _run(self) -> None:
+        self._try()
         while not self._stop.wait(WRITE_EVERY):
             self._try()
 
