@@ -24,8 +24,10 @@ demo: install ## the main job, on real servers of its own: 200 leads, one worker
 
 ##@ To test it
 
+# Two test processes, the longest files first: much of the time is waiting for real processes.
 test: install ## every test but the long proofs
-	$(BIN)/pytest tests/unit tests/integration tests/security tests/acceptance tests/deploy tests/browser
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder tests/acceptance tests/browser \
+		tests/deploy tests/security tests/integration tests/unit
 
 unit: install ## the tests that need nothing, in seconds
 	$(BIN)/pytest tests/unit

@@ -9,8 +9,10 @@ All limits fail closed; none of them lives in Redis.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -230,6 +232,8 @@ class _Pass:
     most: int
     scan: int
     xid: str | None = None
+    # What there is to log and count, once it is committed: dashboards believe it.
+    tell: Callable[[], None] = lambda: None
 
 
 def _claim_once(engine: Engine, one: _Pass) -> Claim:
@@ -243,9 +247,10 @@ def _claim_once(engine: Engine, one: _Pass) -> Claim:
             if not (claimed.calls and one.xid and db.is_away(error)):
                 raise
             connection.invalidate()
-        else:
-            return claimed
-    return claimed if _was_committed(engine, one.xid) else Claim(seen_at=claimed.seen_at)
+            if not _was_committed(engine, one.xid):
+                return Claim(seen_at=claimed.seen_at)
+    one.tell()
+    return claimed
 
 
 def _was_committed(engine: Engine, xid: str) -> bool:
@@ -308,7 +313,7 @@ def _in_transaction(connection: Connection, one: _Pass, started: float) -> Claim
     _count(connection, limits["run_id"], claimed, suppressed, one.node.shard)
     calls = _calls(one, limits, found, fence, times, started) if claimed else ()
     aside = found[0]["held"] + found[0]["recent"] + sum(suppressed.values())
-    _tell(one, limits, fence, claimed, found[0])
+    one.tell = partial(_tell, one, limits, fence, claimed, found[0])
     return Claim(calls, aside, limits["run_id"] if suppressed else None, limits["now"])
 
 

@@ -390,7 +390,7 @@ def test_a_call_goes_on_after_a_restart_and_is_told_of(tmp_path, receiver):
 
 def test_a_second_emulator_on_the_same_ledger_says_so_in_one_line(carrier):
     with emulator(carrier.ledger_file) as second:
-        assert second.process.wait(10) == 2
+        assert second.process.wait(10) == 1
         told = second.process.stderr.read()
     assert "another emulator is using it" in told
     assert len(told.splitlines()) == 1
@@ -398,7 +398,7 @@ def test_a_second_emulator_on_the_same_ledger_says_so_in_one_line(carrier):
 
 def test_a_port_that_is_taken_is_told_in_one_line(tmp_path, receiver):
     with emulator(tmp_path / "ledger", "--port", str(receiver.server_port)) as second:
-        assert second.process.wait(10) == 2
+        assert second.process.wait(10) == 1
         told = second.process.stderr.read()
     assert "cannot listen" in told
     assert len(told.splitlines()) == 1
@@ -712,9 +712,11 @@ def test_a_wrong_set_of_faults_is_refused_and_the_old_one_stays(carrier, body):
 
 
 @pytest.mark.parametrize(
-    "option", [("--mix", "asleep=1"), ("--faults", '{"x": 1}'), ("--talk-seconds", "-1")]
+    ("option", "code"),
+    # What the command line itself can judge is a usage error, as with every command.
+    [(("--mix", "asleep=1"), 2), (("--faults", '{"x": 1}'), 2), (("--talk-seconds", "-1"), 1)],
 )
-def test_a_wrong_option_stops_it_without_a_traceback(tmp_path, option):
+def test_a_wrong_option_stops_it_without_a_traceback(tmp_path, option, code):
     with emulator(tmp_path / "ledger", *option) as carrier:
-        assert carrier.process.wait(10) == 2
+        assert carrier.process.wait(10) == code
         assert "Traceback" not in carrier.process.stderr.read()
