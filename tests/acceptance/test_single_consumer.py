@@ -55,7 +55,9 @@ def test_locking_two_workers_on_one_queue_claim_each_call_once(world, engine):
     run = world.post_run(key, phones(200))
     world.wait_for_run(key, run)
     claims = [*first.has_logged("calls_claimed"), *second.has_logged("calls_claimed")]
-    assert sum(line["claimed"] for line in claims) == 200
+    # On a slow machine a lease may be too short to send: then the call is given back unsent.
+    unsent = [*first.has_logged("attempt_released"), *second.has_logged("attempt_released")]
+    assert sum(line["claimed"] for line in claims) - len(unsent) == 200
     assert all(line["lock_acquired"] is True for line in claims)
     assert len({line["fence"] for line in claims}) == len(claims)
     assert world.summary()["most_calls_to_one_phone"] == 1

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -37,7 +38,9 @@ def _browser_path() -> str | None:
     return given or next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
-@pytest.fixture(scope="session")
+# For a file, not for the session: Playwright keeps an event loop running, which other tests of the
+# same process could not bear.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     if why := _why_not():
         pytest.skip(why)
@@ -114,7 +117,7 @@ class Account:
         return self.site.world.ask(method, path, self.key, **known)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def site(browser, postgres_url, template, redis_server_url, tmp_path_factory) -> Iterator[Site]:
     """All processes, on a database of their own; calls ring and talk for a moment."""
     server = make_url(postgres_url).set(drivername="postgresql+psycopg2")
@@ -122,7 +125,8 @@ def site(browser, postgres_url, template, redis_server_url, tmp_path_factory) ->
     name = f"outbound_browser_{uuid.uuid4().hex[:12]}"
     with admin.connect() as connection:
         connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
-    redis_url = redis_server_url.rsplit("/", 1)[0] + "/8"
+    number = 8 - int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    redis_url = urlsplit(redis_server_url)._replace(path=f"/{number}").geturl()
     redis.Redis.from_url(redis_url).flushdb()
     url = server.set(database=name).render_as_string(hide_password=False)
     stack = Stack(
