@@ -65,11 +65,11 @@ def table(rows: Iterable[dict[str, object]]) -> str:
         known["why"] |= {row["why"]} - {"", None}  # type: ignore[operator]
     head = f"{'fault':<44}{'times':>6}{'calls':>8}{'dupl.':>6}{'lost':>6}{'unkn.':>6}{'stall s':>9}"
     lines = [head, "-" * len(head)]
-    total: dict[str, int] = {}
+    total = dict.fromkeys(("times", "calls", "duplicates", "lost", "unknown"), 0)
     for fault, known in sums.items():
         lines.append(_line(fault, known))
-        for name in ("times", "calls", "duplicates", "lost", "unknown"):
-            total[name] = total.get(name, 0) + int(known[name])  # type: ignore[call-overload]
+        for name in total:
+            total[name] += int(known[name])  # type: ignore[call-overload]
     longest = max((float(known["stall"]) for known in sums.values()), default=0.0)  # type: ignore[arg-type]
     return "\n".join([*lines, _line("all", {**total, "stall": longest, "why": set()})])
 
