@@ -44,7 +44,7 @@ _LIMITS = text("""
          GROUP BY a.run_id)
     SELECT clock.now, p.max_live_calls, p.calls_per_second AS account_rate,
            p.next_send_at AS account_next, p.min_seconds_between_calls, p.stopped,
-           p.not_before, b.next_trial_at,
+           p.not_before, p.backoff_seconds, b.next_trial_at,
            coalesce((SELECT sum(occupying) FROM live), 0)::int AS account_live, r.*
       FROM clock CROSS JOIN account_pace p
       LEFT JOIN breakers b ON b.account_id = p.account_id AND b.carrier = :carrier
@@ -161,6 +161,8 @@ class ClaimedCall:
     Attributes:
         send_at: on this machine's boot clock, when its pace allows it.
         lease_ends: on the same clock, until when the claim is trusted.
+        is_trial: it alone goes out while the account's breaker is open.
+        is_slowed: the carrier asked to slow down before this call was claimed.
     """
 
     attempt_id: UUID
@@ -179,6 +181,7 @@ class ClaimedCall:
     send_at: float
     lease_ends: float
     is_trial: bool
+    is_slowed: bool
     request_id: str | None
 
 
@@ -392,6 +395,7 @@ def _calls(
             send_at=clock.boot_seconds() + (at - limits["now"]) / timedelta(seconds=1),
             lease_ends=started + one.node.settings.lease,
             is_trial=limits["next_trial_at"] is not None,
+            is_slowed=limits["backoff_seconds"] > 0,
             request_id=limits["request_id"],
         )
         for row, at in zip(found, times, strict=True)

@@ -23,7 +23,8 @@ LOOKUP_STEPS = (
 )
 """Up to this age of an unknown, its next look-up comes that much later."""
 
-PLACED_LOOKUP_EVERY = timedelta(seconds=60)
+LOOKUP_AGAIN = timedelta(seconds=60)
+"""So much later a look-up comes again: of a placed call, and any that got no answer."""
 PLACED_LOOKUP_SLACK = timedelta(seconds=15)
 SILENT_AFTER = timedelta(minutes=10)
 """A placed call whose look-ups keep failing this long is no longer known."""

@@ -9,8 +9,10 @@ import queue
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from uuid import UUID
 
 from sqlalchemy import Connection, text
@@ -74,7 +76,6 @@ class Recorder:
         self._carrier = carrier
         self._queue: queue.SimpleQueue[Answered | None] = queue.SimpleQueue()
         self._bad_in_a_row: Counter[UUID] = Counter()
-        self._keeping_off: set[UUID] = set()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
@@ -147,14 +148,15 @@ class Recorder:
     def _write(self, batch: list[Answered]) -> None:
         bad = self._bad_after(batch)
 
-        def body(connection: Connection) -> tuple[Settled, dict[UUID, float]]:
-            waits = self._note_accounts(connection, batch, bad)
+        def body(connection: Connection) -> tuple[Settled, list[Callable[[], None]]]:
+            waits, tells = self._note_accounts(connection, batch, bad)
             evidence = [_evidence(item, waits) for item in batch]
-            return recording.settle_in(connection, self._node, evidence), waits
+            return recording.settle_in(connection, self._node, evidence), tells
 
-        settled, waits = db.transaction(self._node.engine, body)
+        settled, tells = db.transaction(self._node.engine, body)
         self._bad_in_a_row = bad
-        self._keeping_off |= waits.keys()
+        for tell in tells:
+            tell()
         recording.follow_up(self._node, settled)
         for item in batch:
             _tell(item)
@@ -172,8 +174,12 @@ class Recorder:
 
     def _note_accounts(
         self, connection: Connection, batch: list[Answered], bad: Counter[UUID]
-    ) -> dict[UUID, float]:
-        """Write what the answers say about their accounts, in the lock order before all else."""
+    ) -> tuple[dict[UUID, float], list[Callable[[], None]]]:
+        """Write what the answers say about their accounts, in the lock order before all else.
+
+        Returns:
+            Seconds to wait, for accounts that are to slow down, and what to log after the COMMIT.
+        """
         opening = _errors_about_us(batch, bad)
         slowed = {
             i.call.account_id: i.answer.retry_after
@@ -184,28 +190,33 @@ class Recorder:
         closing = {
             i.call.account_id for i in batch if i.call.is_trial and i.call.account_id in well
         } - opening.keys()
-        eased = (well & self._keeping_off) - slowed.keys()
+        # Only a claim that saw the back-off eases it: an answer to a request that went out
+        # before the carrier's "slow down" says nothing about it.
+        eased = {
+            i.call.account_id for i in batch if i.call.is_slowed and i.call.account_id in well
+        } - slowed.keys()
         accounts = {*opening, *slowed, *closing, *eased}
         if not accounts:
-            return {}
+            return {}, []
         found = pace.lock(connection, *accounts)
         waits = {
             row.account_id: policy.next_backoff(row.backoff_seconds, slowed[row.account_id])
             for row in found
             if row.account_id in slowed
         }
+        tells: list[Callable[[], None]] = []
         for account_id, seconds in waits.items():
             connection.execute(_KEEP_OFF, {"account": account_id, "seconds": seconds})
-            log.warning("carrier_asks_to_slow_down", account_id=str(account_id), seconds=seconds)
+            names = {"account_id": str(account_id), "seconds": seconds}
+            tells.append(partial(log.warning, "carrier_asks_to_slow_down", **names))
         for account_id in sorted(eased):
             connection.execute(_EASE, {"account": account_id})
-            self._keeping_off.discard(account_id)
-        self._set_breakers(connection, opening, closing)
-        return waits
+        return waits, tells + self._set_breakers(connection, opening, closing)
 
     def _set_breakers(
         self, connection: Connection, opening: dict[UUID, str], closing: set[UUID]
-    ) -> None:
+    ) -> list[Callable[[], None]]:
+        tells: list[Callable[[], None]] = []
         for account_id, error in sorted(opening.items()):
             values = {
                 "account": account_id,
@@ -214,13 +225,13 @@ class Recorder:
                 "after": policy.BREAKER_TRIAL_AFTER,
             }
             if connection.execute(_OPEN_BREAKER, values).scalar_one():
-                log.error(
-                    "breaker_opened", account_id=str(account_id), carrier=self._carrier, error=error
-                )
+                names = {"account_id": str(account_id), "carrier": self._carrier}
+                tells.append(partial(log.error, "breaker_opened", **names, error=error))
         for account_id in sorted(closing):
-            values = {"account": account_id, "carrier": self._carrier}
-            connection.execute(_CLOSE_BREAKER, values)
-            log.info("breaker_closed", account_id=str(account_id), carrier=self._carrier)
+            names = {"account_id": str(account_id), "carrier": self._carrier}
+            connection.execute(_CLOSE_BREAKER, {"account": account_id, "carrier": self._carrier})
+            tells.append(partial(log.info, "breaker_closed", **names))
+        return tells
 
 
 def _errors_about_us(batch: list[Answered], bad: Counter[UUID]) -> dict[UUID, str]:

@@ -34,7 +34,9 @@ def settle_in(connection: Connection, node: Node, evidence: list[Evidence]) -> S
 
 
 def follow_up(node: Node, settled: Settled) -> None:
-    """Ring for what fell free, and end the runs whose last call is over."""
+    """Tell what happened, ring for what fell free, and end the runs whose last call is over."""
+    for tell in settled.tell:
+        tell()
     for account_id in settled.freed:
         node.doorbell.ring(account_id)
     for account_id in settled.hang_ups:

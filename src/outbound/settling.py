@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -58,6 +60,7 @@ class Settled:
         outcomes: given to attempts, each with the source of the evidence.
         first_callbacks: seconds that calls waited for their first one.
         taken: carrier ids that another attempt has.
+        tell: log lines, to be written once it is committed: dashboards believe them.
     """
 
     freed: set[UUID] = field(default_factory=set)
@@ -72,6 +75,7 @@ class Settled:
     outcomes: Counter[tuple[Outcome, str]] = field(default_factory=Counter)
     first_callbacks: list[float] = field(default_factory=list)
     taken: int = 0
+    tell: list[Callable[[], None]] = field(default_factory=list)
 
 
 @dataclass
@@ -231,7 +235,6 @@ class _Batch:
         self.source = source
         self.settled = Settled()
         self.events: list[dict[str, Any]] = []
-        self.strays: list[dict[str, Any]] = []
         self.reopen: set[UUID] = set()
         self.expired: set[UUID] = set()
         self.rows: dict[UUID, _Row] = {}
@@ -282,10 +285,11 @@ class _Batch:
         if not item.carrier_call_id:
             return False
         key = (row.carrier, item.carrier_call_id)
-        if self.owners.setdefault(key, row.attempt.id) == row.attempt.id:
+        if self.owners.get(key, row.attempt.id) == row.attempt.id:
             return False
         self.settled.taken += 1
-        log.warning(
+        self._tell(
+            log.warning,
             "carrier_id_taken",
             dedup_conflict=True,
             attempt_id=str(item.attempt_id),
@@ -293,6 +297,9 @@ class _Batch:
             carrier_call_id=item.carrier_call_id,
         )
         return True
+
+    def _tell(self, say: Callable[..., Any], event: str, **known: Any) -> None:
+        self.settled.tell.append(partial(say, event, **known))
 
     def _is_contested(self, row: _Row) -> bool:
         # Checked again here, under the attempt's lock: two attempts that nobody knows of, with
@@ -313,7 +320,8 @@ class _Batch:
         if self.connection.execute(_STRAY, stray).scalar_one():
             self.settled.strays += 1
             self._event(row, item, "stray_carrier_call", {"reason": reason})
-            log.error(
+            self._tell(
+                log.error,
                 "stray_carrier_call",
                 dedup_conflict=True,
                 reason=reason,
@@ -325,6 +333,8 @@ class _Batch:
 
     def _move(self, row: _Row, item: Evidence, move: Move, after: Attempt) -> None:
         before, row.attempt = row.attempt, after
+        if after.carrier_call_id:
+            self.owners[row.carrier, after.carrier_call_id] = after.id
         call = self.calls[after.call_id]
         counted = sorted(
             (
@@ -352,8 +362,11 @@ class _Batch:
         self._tally(row, before, after)
         self._measure(item, before, after)
         if any(other.number > after.number for other in counted):
-            log.warning(
-                "late_word_on_old_attempt", **_ids(row), carrier_call_id=after.carrier_call_id
+            self._tell(
+                log.warning,
+                "late_word_on_old_attempt",
+                **_ids(row),
+                carrier_call_id=after.carrier_call_id,
             )
         if item.source not in _QUIET or after.state is AttemptState.UNKNOWN:
             self._event(row, item, _event_name(item, after), _details(item, before, after))
@@ -430,7 +443,8 @@ class _Batch:
                     "worker_id": self.worker_id,
                 }
             )
-            log.info("run_reopened", run_id=str(run.id), account_id=str(run.account_id))
+            names = {"run_id": str(run.id), "account_id": str(run.account_id)}
+            self._tell(log.info, "run_reopened", **names)
 
     def _freed_phones(self, attempts: list[Attempt]) -> list[dict[str, object]]:
         return [

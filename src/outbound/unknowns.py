@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -45,11 +45,13 @@ _TAKE = text(f"""
                               ORDER BY a.next_lookup_at LIMIT :limit))
      ORDER BY a.id FOR NO KEY UPDATE OF a SKIP LOCKED
 """)  # noqa: S608 - our own words
-_MOVE_ON = text("""
+_AT = """
     UPDATE attempts a SET next_lookup_at = n.at
       FROM unnest(CAST(:ids AS uuid[]), CAST(:times AS timestamptz[])) AS n (id, at)
      WHERE a.id = n.id AND a.id = ANY (CAST(:ids AS uuid[]))
-""")
+"""
+_MOVE_ON = text(_AT)
+_LATER = text(f"{_AT} AND a.state = 'unknown'")
 _TAKEN_IDS = text("""
     SELECT carrier_call_id FROM attempts
      WHERE carrier = :carrier AND carrier_call_id = ANY (CAST(:sids AS text[]))
@@ -88,9 +90,10 @@ _RUN_EXISTS = text("SELECT EXISTS (SELECT FROM runs WHERE id = :run AND account_
 
 @dataclass
 class _Found:
-    """What the look-ups of one batch say."""
+    """What the look-ups of one batch say; `later`: when unknowns are to be asked about again."""
 
     evidence: list[Evidence] = field(default_factory=list)
+    later: dict[UUID, datetime | None] = field(default_factory=dict)
     nothing: list[UUID] = field(default_factory=list)
     failing: list[UUID] = field(default_factory=list)
     working: list[UUID] = field(default_factory=list)
@@ -103,42 +106,49 @@ def look_up_due(node: Node, carrier: Carrier, account_id: UUID) -> int:
         return 0
     found = _Found()
     with ThreadPoolExecutor(THREADS) as pool:
-        for row, evidence in zip(
+        for row, (answered, evidence) in zip(
             rows, pool.map(lambda r: _ask(node, carrier, r), rows), strict=True
         ):
-            _sort_in(found, row, evidence)
+            _sort_in(found, row, answered, evidence)
     _write(node, found)
     return len(rows)
 
 
 def _take(connection: Connection, account_id: UUID) -> list[dict[str, Any]]:
-    # The next time is written in the transaction that takes them: a look-up whose worker dies
-    # comes again, and two workers never ask about the same one at once.
+    # The next time is written in the transaction that takes them: two workers never ask about
+    # the same one at once. A look-up whose worker dies, or that the carrier does not answer,
+    # comes again within a minute: the ladder's next step can be a day away.
     rows = connection.execute(_TAKE, {"account": account_id, "limit": AT_ONCE}).mappings().all()
     if rows:
-        values = {"ids": [row["id"] for row in rows], "times": [_next_time(row) for row in rows]}
-        connection.execute(_MOVE_ON, values)
+        times = [_if_unanswered(row) for row in rows]
+        connection.execute(_MOVE_ON, {"ids": [row["id"] for row in rows], "times": times})
     return [dict(row) for row in rows]
 
 
-def _next_time(row: Any) -> datetime | None:
-    if row["state"] == AttemptState.PLACED:
-        return row["now"] + policy.PLACED_LOOKUP_EVERY  # type: ignore[no-any-return]
-    return policy.next_lookup(row["unknown_at"], row["now"])
+def _if_unanswered(row: Any) -> datetime:
+    again: datetime = row["now"] + policy.LOOKUP_AGAIN
+    if row["state"] == AttemptState.UNKNOWN:
+        return min(again, policy.next_lookup(row["unknown_at"], row["now"]) or again)
+    return again
 
 
-def _ask(node: Node, carrier: Carrier, row: dict[str, Any]) -> list[Evidence] | None:
-    """Ask the carrier about one attempt: what it says, [] for nothing, None for no answer."""
+def _ask(node: Node, carrier: Carrier, row: dict[str, Any]) -> tuple[bool, list[Evidence] | None]:
+    """Ask the carrier about one attempt.
+
+    Returns:
+        Whether it answered, and what that says: [] that it has no such call, None that it
+        cannot be decided.
+    """
     try:
         if row["carrier_call_id"]:
             call = carrier.look_up(row["carrier_call_id"])
-            return [word(row["id"], call)] if call else []
-        return _search(node, carrier, row)
+            return True, [word(row["id"], call)] if call else []
+        return True, _search(node, carrier, row)
     except CarrierUnavailable as error:
         log.warning("look_up_failed", attempt_id=str(row["id"]), error=str(error))
     except Exception:
         log.exception("look_up_failed", attempt_id=str(row["id"]))
-    return None
+    return False, None
 
 
 def _search(node: Node, carrier: Carrier, row: dict[str, Any]) -> list[Evidence] | None:
@@ -156,8 +166,9 @@ def match(
 ) -> list[Evidence] | None:
     """Say which of the carrier's calls are an attempt's; None if that cannot be decided.
 
-    A record that carries our attempt id is certain. One that matches by To and From alone counts
-    only if it is the only one, and nobody else's.
+    A record that carries our attempt id is certain; of several, the oldest comes first and is
+    adopted: the others are strays. One that matches by To and From alone counts only if it is
+    the only one, and nobody else's.
 
     Args:
         row: the attempt's id, phone, caller_id and claimed_at.
@@ -165,7 +176,7 @@ def match(
         source: who asks, for the evidence.
     """
     mine, untagged = [], []
-    for call, tag in tagged:
+    for call, tag in sorted(tagged, key=_age):
         if tag == row["id"]:
             mine.append(word(row["id"], call, source))
         elif tag is None and _fits(call, row):
@@ -174,6 +185,11 @@ def match(
         return mine or untagged
     log.warning("look_up_undecided", attempt_id=str(row["id"]), candidates=len(untagged))
     return None
+
+
+def _age(tagged: tuple[CarrierCall, UUID | None]) -> datetime:
+    # Carriers list the newest first; adopting that one would hang up on whoever answered first.
+    return tagged[0].created_at or datetime.max.replace(tzinfo=UTC)
 
 
 def _fits(call: CarrierCall, row: Mapping[Any, Any]) -> bool:
@@ -210,7 +226,9 @@ def word(
     )
 
 
-def _sort_in(found: _Found, row: dict[str, Any], evidence: list[Evidence] | None) -> None:
+def _sort_in(
+    found: _Found, row: dict[str, Any], answered: bool, evidence: list[Evidence] | None
+) -> None:
     placed = row["state"] == AttemptState.PLACED
     if evidence:
         found.evidence += evidence
@@ -221,8 +239,10 @@ def _sort_in(found: _Found, row: dict[str, Any], evidence: list[Evidence] | None
         if since and row["now"] - since >= policy.SILENT_AFTER:
             error = "the carrier's look-ups fail"
             found.evidence.append(Evidence(row["id"], Kind.SILENT, "look_up", error=error))
-    elif evidence is not None:
-        found.nothing.append(row["id"])
+    elif answered:
+        found.later[row["id"]] = policy.next_lookup(row["unknown_at"], row["now"])
+        if evidence is not None:
+            found.nothing.append(row["id"])
 
 
 def _write(node: Node, found: _Found) -> None:
@@ -236,6 +256,9 @@ def _write(node: Node, found: _Found) -> None:
             # this batch has taken them.
             if ids:
                 connection.execute(statement, {"ids": sorted(ids)})
+        if found.later:
+            later = dict(sorted(found.later.items()))
+            connection.execute(_LATER, {"ids": [*later], "times": [*later.values()]})
 
     db.transaction(node.engine, body)
     settled = recording.record(node, found.evidence) if found.evidence else Settled()

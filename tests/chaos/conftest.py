@@ -70,6 +70,14 @@ def fleet(the_fleet: Fleet) -> Fleet:
     return the_fleet
 
 
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Iterator[None]:
+    outcome = yield
+    fleet = getattr(item, "funcargs", {}).get("fleet")
+    if call.when == "call" and call.excinfo and fleet:
+        outcome.get_result().sections.append(("what everybody did last", fleet.tell()))
+
+
 @pytest.fixture
 def judge(fleet: Fleet) -> Iterator[Judge]:
     judge = Judge(fleet)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from chaos.proxy import Network
 from outbound import config, db, migrations
@@ -120,7 +120,8 @@ class Fleet(World):
         return [one for one in self.of("reconciler") if _last(one.process, _LEADS) == _LEADS[0]]
 
     def leader(self) -> Member:
-        return wait_until(lambda: self.leaders, 20, "a leader")[0]
+        wait_until(lambda: len(self.leaders) == 1, 20, "one leader, by what the processes log")
+        return self.leaders[0]
 
     def follower(self) -> Member:
         leader = self.leader()
@@ -155,6 +156,18 @@ class Fleet(World):
         self.kept(self.redis.stop)
         self.kept(self.postgres.stop)
 
+    def tell(self) -> str:
+        """Say what everybody did last, and what holds the accounts back: for a failed test."""
+        told = [
+            f"{m.role} {m.process.popen.pid}{'' if m.is_alive else ' (dead)'}: {line[:300]}"
+            for m in self.members
+            for line in m.process.lines[-6:]
+        ]
+        with self.engine.connect() as connection:
+            for statement in _HELD_BACK:
+                told += [str(dict(row)) for row in connection.execute(text(statement)).mappings()]
+        return "\n".join(told)
+
     def phones(self, n: int) -> list[str]:
         """Numbers that nobody has called before."""
         return [
@@ -163,6 +176,17 @@ class Fleet(World):
         ]
 
 
+_HELD_BACK = (
+    "SELECT clock_timestamp(), * FROM leader_epoch",
+    "SELECT * FROM breakers",
+    "SELECT * FROM account_pace WHERE not_before > clock_timestamp() - interval '1 minute'",
+    """SELECT state, count(*), count(carrier_call_id) AS known, min(claimed_at), max(claimed_at),
+              min(next_lookup_at) FROM attempts WHERE ended_at IS NULL GROUP BY state""",
+    """SELECT run_id, waiting_for, count(*), min(next_attempt_at) FROM calls
+        WHERE state = 'queued' GROUP BY 1, 2 LIMIT 20""",
+    """SELECT state, wait_event, now() - xact_start AS age, query FROM pg_stat_activity
+        WHERE xact_start < now() - interval '1 s' LIMIT 10""",
+)
 _LEADS = ("leader_elected", "leader_stepped_down")
 
 

@@ -183,6 +183,17 @@ def test_a_carrier_that_asks_to_slow_down_is_left_alone(node, engine, started):
     assert len(carrier.requests) == asked <= 3 * node.settings.senders
 
 
+def test_an_answer_after_the_wait_eases_the_back_off_whichever_worker_it_was_noted_by(
+    node, engine, started
+):
+    account = make_account(engine)
+    make_run(engine, account, [phone(1)])
+    do(engine, "UPDATE account_pace SET backoff_seconds = 32, not_before = clock_timestamp()")
+    started(FakeCarrier()).dial(account)
+    wait_until(lambda: states(engine) == ["placed"])
+    assert one(engine, "SELECT backoff_seconds AS s FROM account_pace")["s"] == 0
+
+
 def test_a_lease_that_is_too_short_to_send_gives_the_call_back_unsent(node, engine, started):
     account = make_account(engine)
     make_run(engine, account, [phone(1)])

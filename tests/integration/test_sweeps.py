@@ -1,6 +1,7 @@
 """Each repair: what a crash left, and that it is mended with the usual verbs, once."""
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import event
@@ -22,7 +23,7 @@ from factories import (
     say,
 )
 from outbound import doorbell, unknowns
-from outbound.carriers.base import CarrierCall, Progress
+from outbound.carriers.base import CarrierCall, CarrierUnavailable, Progress
 from outbound.errors import Refused, Unavailable
 from outbound.reconciler import on_demand, sweeps
 from outbound.reconciler.leader import _BECOME
@@ -383,6 +384,51 @@ class TestLookUps:
         wait = attempt["next_lookup_at"] - attempt["unknown_at"]
         assert 9 < wait.total_seconds() < 11
         assert unknowns.look_up_due(node, carrier, account) == 0
+
+    def test_of_two_calls_that_carry_our_attempt_id_the_older_one_is_adopted(
+        self, node, engine, account
+    ):
+        call, carrier = self.unknown(node, engine, account), FakeCarrier()
+        at = attempt_of(engine, call.attempt_id)["claimed_at"]
+        for sid, seconds in (("CA-younger", 5), ("CA-older", 1)):
+            created = at + timedelta(seconds=seconds)
+            carrier.calls[sid] = self.carrier_call(engine, call, sid, created_at=created)
+            carrier.tags[sid] = call.attempt_id
+        unknowns.look_up_due(node, carrier, account)
+        assert attempt_of(engine, call.attempt_id)["carrier_call_id"] == "CA-older"
+
+    def old_unknown(self, node, engine, account):
+        call = self.unknown(node, engine, account)
+        do(engine, "UPDATE attempts SET unknown_at = unknown_at - interval '2 days'")
+        return call
+
+    def seconds_to_the_next(self, engine, call):
+        wait = "SELECT extract(epoch FROM next_lookup_at - clock_timestamp()) AS s FROM attempts"
+        return one(engine, f"{wait} WHERE id = :id", id=call.attempt_id)["s"]
+
+    def test_a_look_up_that_got_no_answer_comes_again_within_a_minute(self, node, engine, account):
+        call, carrier = self.old_unknown(node, engine, account), FakeCarrier()
+
+        def away(**_):
+            raise CarrierUnavailable("away")
+
+        carrier.find = away
+        unknowns.look_up_due(node, carrier, account)
+        assert 55 < self.seconds_to_the_next(engine, call) < 61
+
+    def test_an_answered_look_up_of_an_old_unknown_comes_again_in_a_day(
+        self, node, engine, account
+    ):
+        call, carrier = self.old_unknown(node, engine, account), FakeCarrier()
+        unknowns.look_up_due(node, carrier, account)
+        assert 86_000 < self.seconds_to_the_next(engine, call) < 86_401
+
+    def test_an_undecided_look_up_keeps_its_pace(self, node, engine, account):
+        call, carrier = self.old_unknown(node, engine, account), FakeCarrier()
+        for sid in ("CA1", "CA2"):
+            carrier.calls[sid] = self.carrier_call(engine, call, sid)
+        unknowns.look_up_due(node, carrier, account)
+        assert 86_000 < self.seconds_to_the_next(engine, call) < 86_401
 
     def test_a_placed_call_whose_callbacks_were_lost_is_looked_up(self, node, engine, account):
         make_run(engine, account, [phone(1)])

@@ -151,11 +151,13 @@ class Reconciler:
         epoch = self._become_leader()
         self._told_away = False
         log.info("leader_elected", lock_acquired=True, epoch=epoch)
+        why = "an error"
         try:
             why = self._lead(epoch)
         finally:
+            # Said first: giving the lock back takes Redis, whose absence may be the reason.
+            log.info("leader_stepped_down", lock_acquired=False, epoch=epoch, reason=why)
             self._lock.resign()
-        log.info("leader_stepped_down", lock_acquired=False, epoch=epoch, reason=why)
 
     def _become_leader(self) -> int:
         with self._node.engine.begin() as connection:

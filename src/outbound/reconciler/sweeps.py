@@ -43,6 +43,7 @@ class Report:
         rows: how many candidates it took; BATCH means that more may be left.
         ended: runs whose status changed, with the reason.
         rings: accounts to wake after the COMMIT, by actor and number of messages.
+        tell: log lines to write after it.
     """
 
     rows: int = 0
@@ -51,6 +52,7 @@ class Report:
     settled: int = 0
     ended: list[tuple[EndedRun, str]] = field(default_factory=list)
     rings: list[tuple[str, UUID, int]] = field(default_factory=list)
+    tell: list[Callable[[], None]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ def run_once(node: Node, sweep: Sweep, scope: Scope) -> Report:
         ids = _candidates(connection, sweep, scope)
         report = sweep.act(connection, node, ids) if ids else Report()
     report.rows = len(ids)
+    for tell in report.tell:
+        tell()
     for actor, account_id, messages in report.rings:
         node.doorbell.ring(account_id, actor, messages)
     if ids:
@@ -144,6 +148,7 @@ def _report(settled: Settled) -> Report:
         unknown=settled.unknown,
         settled=settled.ended,
         rings=[(doorbell.DIAL, account_id, 1) for account_id in sorted(settled.freed)],
+        tell=settled.tell,
     )
 
 
