@@ -25,8 +25,10 @@ demo: install ## the main job, on real servers of its own: 200 leads, one worker
 ##@ To test it
 
 # Two test processes, the longest files first: much of the time is waiting for real processes.
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
+
 test: install ## every test but the long proofs
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder tests/acceptance tests/browser \
+	$(BIN)/pytest $(TWO) tests/acceptance tests/browser \
 		tests/deploy tests/security tests/integration tests/unit
 
 unit: install ## the tests that need nothing, in seconds
@@ -34,7 +36,8 @@ unit: install ## the tests that need nothing, in seconds
 
 chaos: install ## faults on the real processes, judged by the carrier's ledger (SEED=, LONG=1)
 	-$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r tests/chaos/requirements.txt
-	OUTBOUND_CHAOS_ROUNDS=$(or $(ROUNDS),$(if $(LONG),40,1)) $(BIN)/pytest tests/chaos
+	OUTBOUND_CHAOS_ROUNDS=$(or $(ROUNDS),$(if $(LONG),40,1)) $(BIN)/pytest $(if $(LONG),,$(TWO)) \
+		tests/chaos/test_each_fault.py tests/chaos/test_every_step.py tests/chaos
 
 browser: install ## the console in a real browser (Debian: apt-get install chromium)
 	-$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r tests/browser/requirements.txt

@@ -34,7 +34,7 @@ SUPPRESSED = "suppressed"
 IN_DOUBT_SECONDS = 60
 """How long a claim asks whether its COMMIT took place, before the sweep decides."""
 
-_LIMITS = text("""
+_LIMITS = text(f"""
     WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now),
     live AS MATERIALIZED (
         SELECT a.run_id, count(*)::int AS occupying
@@ -53,9 +53,8 @@ _LIMITS = text("""
                r.next_send_at AS run_next, r.caller_id, r.answer_url, r.twiml, r.ring_timeout,
                r.max_call_duration, r.request_id, coalesce(l.occupying, 0) AS run_live
           FROM runs r LEFT JOIN live l ON l.run_id = r.id
-         WHERE r.account_id = :account AND r.ended_at IS NULL
-           AND r.status IN ('pending', 'running') AND NOT r.cancel_requested
-           AND (r.expires_at IS NULL OR r.expires_at > clock.now)
+         WHERE r.account_id = :account AND r.status IN ('pending', 'running')
+           AND {ending.STILL_DIALS}
            AND coalesce(l.occupying, 0) < r.concurrency
            AND (r.next_send_at IS NULL OR r.next_send_at <= clock.now + :look_ahead)
            AND EXISTS (SELECT FROM calls c WHERE c.run_id = r.id AND c.state = 'queued'

@@ -126,9 +126,7 @@ def remove(node: Node, account_id: UUID, given: str, who: Caller) -> None:
     Raises:
         Refused: it is not suppressed, or no phone.
     """
-    hand = actions.by(node, who)
-
-    def body(connection: Connection) -> None:
+    with node.engine.begin() as connection:
         try:
             phone = parse_phone(given, accounts.get(connection, account_id)["default_region"])
         except BadLead:
@@ -137,10 +135,8 @@ def remove(node: Node, account_id: UUID, given: str, who: Caller) -> None:
             raise not_found("suppression")
         # The row that told who and when is gone: its phone stands here until it is purged.
         details = {"phone": phone}
+        hand = actions.by(node, who)
         actions.record(connection, hand, account_id, "suppression_removed", details=details)
-
-    with node.engine.begin() as connection:
-        body(connection)
     log.info("suppression_removed", account_id=str(account_id))
 
 

@@ -23,7 +23,7 @@ def test_no_lead_is_called_twice_or_lost_when(name, fleet, judge, post, draw):
     if "clock" in name and not libfaketime():
         pytest.skip("no libfaketime on this machine (PyPI's libfaketime, Debian's faketime)")
     run = post(fault.calls)
-    wait_until(lambda: fleet.summary()["calls"] and run.last.get("attempts", 0) > 10, 30)
+    wait_until(lambda: fleet.summary()["calls"] and run.last.get("attempts", 0) > 10, 60)
     with fault.act(fleet, draw):
         # Not waiting for a condition: this is how long the fault lasts.
         time.sleep(fault.seconds)

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from outbound import db, doorbell, logs, metrics, recording, runs, settling
+from outbound import db, doorbell, ending, logs, metrics, recording, runs, settling
 from outbound.errors import OutboundError
 from outbound.node import Node
 from outbound.runs import EndedRun
@@ -152,10 +152,9 @@ def _report(settled: Settled) -> Report:
     )
 
 
-_STILL_DIALLING = text("""
-    SELECT id FROM runs WHERE id = ANY (CAST(:ids AS uuid[])) AND ended_at IS NULL
-       AND NOT cancel_requested AND (expires_at IS NULL OR expires_at > clock_timestamp())
-""")
+_STILL_DIALLING = text(f"""
+    SELECT r.id FROM runs r WHERE r.id = ANY (CAST(:ids AS uuid[])) AND {ending.STILL_DIALS}
+""")  # noqa: S608 - our own words
 
 
 def redial(connection: Connection, node: Node, rows: list[Any]) -> Report:
