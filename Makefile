@@ -29,7 +29,7 @@ TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
 test: install ## every test but the long proofs
 	$(BIN)/pytest $(TWO) tests/acceptance tests/browser \
-		tests/deploy tests/security tests/integration tests/unit
+		tests/docs tests/deploy tests/security tests/integration tests/unit
 
 unit: install ## the tests that need nothing, in seconds
 	$(BIN)/pytest tests/unit

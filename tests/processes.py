@@ -244,3 +244,76 @@ class World:
     def faults(self, **faults: Any) -> None:
         answer = self.http.put(f"{self.carrier_url}/_emulator/faults", json=faults, timeout=10)
         assert answer.status_code == 200, answer.text
+
+
+def descendants(pid):
+    found, todo = set(), [pid]
+    while todo:
+        for task in Path(f"/proc/{todo.pop()}/task").glob("*/children"):
+            children = {int(child) for child in task.read_text().split()}
+            todo += children - found
+            found |= children
+    return found
+
+
+_OURS = ("DATABASE_URL", "REDIS_URL", "PUBLIC_BASE_URL", "TWILIO_", "OUTBOUND_", "PORT")
+BARE = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
+"""Our own environment without what we read."""
+
+
+class Up:
+    """`outbound up` in a directory of its own, with nothing of ours in its environment."""
+
+    def __init__(self, directory, *options, **environment):
+        self.directory, self.port = directory, free_port()
+        self.out, self.err = directory.with_suffix(".out"), directory.with_suffix(".err")
+        with self.out.open("w") as out, self.err.open("w") as err:
+            self.popen = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "outbound",
+                    "up",
+                    "--dir",
+                    str(directory),
+                    "--port",
+                    str(self.port),
+                    *options,
+                ],
+                env=BARE | environment,
+                stdout=out,
+                stderr=err,
+            )
+
+    def wait(self):
+        def is_up():
+            assert self.popen.poll() is None, self.err.read_text()
+            return "Outbound is up" in self.err.read_text()
+
+        wait_until(is_up, 60, "outbound up")
+        return self
+
+    @property
+    def environment(self):
+        """What another shell has that read the file."""
+        command = ["bash", "-c", f". {self.directory}/env && env -0"]
+        out = subprocess.run(command, env=BARE, capture_output=True, text=True, check=True).stdout
+        return dict(line.split("=", 1) for line in out.split("\0") if line)
+
+    def outbound(self, *arguments, code=0, **environment):
+        done = subprocess.run(
+            [sys.executable, "-m", "outbound", *arguments],
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == code, (arguments, done.stdout, done.stderr)
+        return json.loads(done.stdout) if "--json" in arguments else done.stdout
+
+    def children(self):
+        return descendants(self.popen.pid)
+
+    def stop(self, number=signal.SIGTERM):
+        self.popen.send_signal(number)
+        return self.popen.wait(60)

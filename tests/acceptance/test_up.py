@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from processes import free_port, wait_until
+from processes import Up, descendants, free_port, wait_until
 
 CLEAN = {
     name: value
@@ -47,16 +46,6 @@ def up(tmp_path):
         process.kill()
         process.wait(10)
         process.stderr.close()
-
-
-def descendants(pid):
-    found, todo = set(), [pid]
-    while todo:
-        for task in Path(f"/proc/{todo.pop()}/task").glob("*/children"):
-            children = {int(child) for child in task.read_text().split()}
-            todo += children - found
-            found |= children
-    return found
 
 
 def are_gone(pids):
@@ -157,66 +146,6 @@ def test_the_demonstration_is_true(tmp_path):
         0,
         0,
     )
-
-
-OURS = ("DATABASE_URL", "REDIS_URL", "PUBLIC_BASE_URL", "TWILIO_", "OUTBOUND_", "PORT")
-BARE = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
-
-
-class Up:
-    def __init__(self, directory, *options, **environment):
-        self.directory, self.port = directory, free_port()
-        self.out, self.err = directory.with_suffix(".out"), directory.with_suffix(".err")
-        with self.out.open("w") as out, self.err.open("w") as err:
-            self.popen = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "outbound",
-                    "up",
-                    "--dir",
-                    str(directory),
-                    "--port",
-                    str(self.port),
-                    *options,
-                ],
-                env=BARE | environment,
-                stdout=out,
-                stderr=err,
-            )
-
-    def wait(self):
-        def is_up():
-            assert self.popen.poll() is None, self.err.read_text()
-            return "Outbound is up" in self.err.read_text()
-
-        wait_until(is_up, 60, "outbound up")
-        return self
-
-    @property
-    def environment(self):
-        """What another shell has that read the file."""
-        command = ["bash", "-c", f". {self.directory}/env && env -0"]
-        out = subprocess.run(command, env=BARE, capture_output=True, text=True, check=True).stdout
-        return dict(line.split("=", 1) for line in out.split("\0") if line)
-
-    def outbound(self, *arguments, code=0, **environment):
-        done = subprocess.run(
-            [sys.executable, "-m", "outbound", *arguments],
-            env=self.environment | environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == code, (arguments, done.stdout, done.stderr)
-        return json.loads(done.stdout) if "--json" in arguments else done.stdout
-
-    def children(self):
-        return descendants(self.popen.pid)
-
-    def stop(self, number=signal.SIGTERM):
-        self.popen.send_signal(number)
-        return self.popen.wait(60)
 
 
 def process_named(pids, word):
@@ -343,26 +272,3 @@ def test_its_data_outlives_it_and_the_same_place_starts_again(start):
     again = start().wait()
     assert [one["name"] for one in again.outbound("account", "list", "--json")] == ["first"]
     assert (again.directory / "env").stat().st_mode & 0o077 == 0
-
-
-def test_the_readmes_walk_works_when_it_is_pasted(up):
-    _, directory, _ = up()
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    walk = next(
-        block
-        for block in re.findall(r"```bash\n(.*?)```", readme, re.DOTALL)
-        if block.startswith(". .outbound/env")
-    )
-    script = walk.replace(".outbound/env", str(directory / "env"))
-    script = script.replace("$PWD/.venv/bin", str(Path(sys.executable).parent))
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script],
-        env=CLEAN,
-        timeout=60,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert '"status": "completed"' in done.stdout
-    assert '"answered": 1, "busy": 1' in done.stdout
-    assert "2 attempts agree with the carrier's record" in done.stdout
