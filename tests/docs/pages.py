@@ -3,6 +3,7 @@
 A page may say about the fence below it, in comments that only its source shows:
 
     <!-- not run: REASON -->   the commands are looked at, and not executed
+    <!-- first: COMMAND -->    what the reader has done by then, and the page does not tell
     <!-- prints: TEXT -->      TEXT is in what the fence prints
 """
 
@@ -21,7 +22,7 @@ PAGES = [page for page in PAGES if page.exists()]
 SHELL = ("bash", "sh", "console")
 
 _FENCE = re.compile(r"^ *```+ *(\w*)$")
-_COMMENT = re.compile(r"^ *<!-- (not run|prints): *(.*?) *-->$")
+_COMMENT = re.compile(r"^ *<!-- (not run|first|prints): *(.*?) *-->$")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Fence:
     language: str
     lines: tuple[str, ...]
     not_run: str | None
+    before: str
     prints: tuple[str, ...]
 
     @property
@@ -58,14 +60,15 @@ def fences(page: Path) -> list[Fence]:
                 if _FENCE.match(within):
                     break
                 inside.append(within)
-            reasons = [text for kind, text in said if kind == "not run"]
+            about = {kind: text for kind, text in said if kind != "prints"}
             found.append(
                 Fence(
                     page,
                     number + 1,
                     fence[1],
                     tuple(inside),
-                    reasons[0] if reasons else None,
+                    about.get("not run"),
+                    about.get("first", ":"),
                     tuple(text for kind, text in said if kind == "prints"),
                 )
             )

@@ -31,15 +31,19 @@ def script(page):
             continue
         top, below = fence.first - 1, fence.first - 1 + len(fence.lines)
         if fence.language == "python":
-            lines[top - 1] = f"printf '{MARK}{fence.first}\\n'; python3 - <<'PYTHON'"
+            lines[top - 1] = f"{_begin(fence)}; python3 - <<'PYTHON'"
             lines[top:below] = fence.lines
             lines[below] = "PYTHON"
             continue
-        lines[top - 1] = f"printf '{MARK}{fence.first}\\n'"
+        lines[top - 1] = _begin(fence)
         lines[top:below] = fence.lines
         if fence.language == "console":
             lines[top:below] = [_typed(fence.first + n, line) for n, line in enumerate(fence.lines)]
     return "\n".join(lines) + "\n"
+
+
+def _begin(fence):
+    return f"{fence.before}; printf '{MARK}{fence.first}\\n'"
 
 
 def _typed(number, line):

@@ -56,11 +56,11 @@ def test_the_procfile_starts_the_three_kinds_of_process():
     ]
 
 
-def test_every_setting_stands_in_the_readme():
+def test_every_setting_stands_in_the_docs():
     from outbound.config import VARIABLES
 
-    readme = (ROOT / "README.md").read_text()
-    assert [name for name, _, _ in VARIABLES.values() if name not in readme] == []
+    table = (ROOT / "docs/configuration.md").read_text()
+    assert [name for name, _, _ in VARIABLES.values() if name not in table] == []
 
 
 def test_every_code_of_a_problem_and_of_a_rejection_stands_in_the_docs():
