@@ -9,7 +9,7 @@ from typing import Any
 import falcon.testing
 from jsonschema import Draft202012Validator
 
-from outbound.api.openapi import MEDIA_PROBLEM
+from outbound.api.openapi_components import MEDIA_PROBLEM
 from outbound.api.problems import TYPE
 
 Seen = tuple[str, int, str | None]
