@@ -1,7 +1,6 @@
-"""The console's own routes: its files, its session, whose requests it takes; and the system."""
+"""The console's session, and whose requests it takes; and the system."""
 
 import json
-import re
 from datetime import timedelta
 
 import falcon.testing
@@ -10,7 +9,7 @@ from sqlalchemy import text
 
 from factories import FakeCarrier, claim, do, make_run, phone, record
 from outbound import accounts
-from outbound.api import auth, console
+from outbound.api import auth
 from outbound.api.app import create_app
 from outbound.states import Kind
 
@@ -55,50 +54,6 @@ def cookie_of(answer):
 def pause(http, headers):
     path = f"{API}/runs/01936f7a-5b1e-7c44-9c0f-3a7d6f0e2b11/pause"
     return http.simulate_post(path, headers=headers).status_code
-
-
-class TestFiles:
-    def test_the_page_names_files_that_exist_and_may_be_kept_for_ever(self, http):
-        page = http.simulate_get("/")
-        assert page.headers["Cache-Control"] == "no-store"
-        named = re.findall(r'(?:href|src)="(/static/[^"]+)"', page.text)
-        assert len(named) == 3
-        for path in named:
-            assert "immutable" in http.simulate_get(path).headers["Cache-Control"]
-
-    def test_every_module_imports_files_that_exist(self, http):
-        files = console._assets()
-        for name, content in files.items():
-            for imported in re.findall(rb'from "\./([^"]+)"', content):
-                assert imported.decode() in files, name
-
-    def test_an_unknown_version_gets_the_file_that_there_is_and_does_not_keep_it(self, http):
-        answer = http.simulate_get("/static/0123456789abcdef/main.js")
-        assert answer.status_code == 200
-        assert answer.headers["Cache-Control"] == "no-store"
-
-    @pytest.mark.parametrize(
-        "name", ["index.html", "nothing.js", "..%2fconsole.py", "%2e%2e%2fauth.py", ".js", "main"]
-    )
-    def test_nothing_but_the_listed_files_is_served(self, http, name):
-        assert http.simulate_get(f"/static/x/{name}").status_code == 404
-
-    @pytest.mark.parametrize("path", ["/", "/static/x/main.js", "/static/x/rows-worker.js"])
-    def test_whatever_runs_comes_with_a_policy_that_takes_our_own_files_alone(self, http, path):
-        policy = http.simulate_get(path).headers["Content-Security-Policy"]
-        assert "default-src 'none'; script-src 'self'; style-src 'self'" in policy
-        assert "unsafe" not in policy
-
-    def test_no_markup_is_made_of_data(self):
-        for name, content in console._assets().items():
-            if name.endswith(".js"):
-                assert not re.search(
-                    rb"innerHTML|outerHTML|insertAdjacentHTML|document\.write", content
-                )
-
-    def test_the_page_has_no_inline_script_or_style(self):
-        page = console._assets()["index.html"].decode()
-        assert not re.search(r"<style|style=|<script(?! type=\"module\" src=)|\son\w+=", page)
 
 
 class TestSessions:

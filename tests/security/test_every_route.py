@@ -75,6 +75,7 @@ EXAMPLES = {
     ("GET", "/metrics"): Example(404),  # on this port (test_metrics.py)
     ("GET", "/"): Example(),
     ("GET", "/static/{version}/{name}"): Example(404),
+    ("GET", "/api/docs"): Example(),
     ("GET", "/session"): Example(401),
     ("POST", "/session"): Example(422),
     ("DELETE", "/session"): Example(403),
@@ -282,6 +283,7 @@ def test_what_takes_no_key_is_named_here():
         "/health/live",
         "/health/ready",
         "/api/openapi.json",
+        "/api/docs",
         "/metrics",
         "/",
         "/static/{version}/{name}",

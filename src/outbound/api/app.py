@@ -9,11 +9,13 @@ import falcon
 from outbound.api import (
     account_routes,
     console,
+    docs_page,
     health,
     metrics_routes,
     openapi,
     problems,
     run_routes,
+    static_files,
     system_routes,
     webhooks,
 )
@@ -30,7 +32,12 @@ ROUTES: list[Route] = [
     *health.ROUTES,
 ]
 ROUTES.append(openapi.route(ROUTES))
-UNDESCRIBED: list[Route] = [*console.ROUTES, *metrics_routes.ROUTES]
+UNDESCRIBED: list[Route] = [
+    *console.ROUTES,
+    *docs_page.ROUTES,
+    *static_files.ROUTES,
+    *metrics_routes.ROUTES,
+]
 """Not the API's: pages for a browser, and numbers for a scraper on a port of its own."""
 
 

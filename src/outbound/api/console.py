@@ -1,15 +1,8 @@
-"""The console: one page, its files, and the session that the browser has instead of a key.
-
-The files are plain modules and one style sheet, served from the package by an allow-list, with a
-hash of them all in their path: they may be kept for ever, and a new release is seen at once.
-"""
+"""The console: one page, and the session that the browser has instead of a key."""
 
 from __future__ import annotations
 
-import hashlib
 from datetime import UTC, datetime, timedelta
-from functools import cache
-from importlib.resources import files
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -19,39 +12,16 @@ from pydantic import Field
 
 from outbound import accounts, logs, schemas, sessions
 from outbound.accounts import Caller
-from outbound.api import auth
+from outbound.api import auth, static_files
 from outbound.api.answers import send
 from outbound.api.media import read_json
 from outbound.api.routing import Route
-from outbound.errors import Refused, not_found
+from outbound.errors import Refused
 from outbound.node import Node
 
 log = logs.get(__name__)
 
-PAGE = "index.html"
-TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 LOCAL = ("localhost", "127.0.0.1", "::1")
-
-_DIRECTIVES = (
-    "default-src 'none'",
-    "script-src 'self'",
-    "style-src 'self'",
-    "img-src 'self'",
-    "connect-src 'self'",
-    "worker-src 'self'",
-    "form-action 'self'",
-    "base-uri 'none'",
-    "frame-ancestors 'none'",
-    # The browser itself refuses a string of ours, or of a lead's, as markup or script.
-    "require-trusted-types-for 'script'",
-    "trusted-types outbound-worker",
-)
-_HEADERS = {
-    "Content-Security-Policy": "; ".join(_DIRECTIVES),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
 
 
 class SignIn(schemas.Strict):
@@ -60,39 +30,9 @@ class SignIn(schemas.Strict):
     key: Annotated[str, Field(min_length=1, max_length=200)]
 
 
-@cache
-def _assets() -> dict[str, bytes]:
-    folder = files("outbound.api") / "static"
-    return {one.name: one.read_bytes() for one in folder.iterdir() if one.is_file()}
-
-
-@cache
-def _version() -> str:
-    whole = hashlib.sha256()
-    for name, content in sorted(_assets().items()):
-        whole.update(f"{name}\n{len(content)}\n".encode() + content)
-    return whole.hexdigest()[:16]
-
-
 def show_page(_: falcon.Request, resp: falcon.Response) -> None:
     """GET /: the one page; what it shows is behind the #."""
-    resp.data = _assets()[PAGE].replace(b"{{version}}", _version().encode())
-    resp.content_type = "text/html; charset=utf-8"
-    resp.set_headers(_HEADERS | {"Cache-Control": "no-store"})
-
-
-def show_asset(_: falcon.Request, resp: falcon.Response, version: str, name: str) -> None:
-    """GET /static/{version}/{name}."""
-    suffix = name[name.rfind(".") :]
-    content = _assets().get(name)
-    if content is None or suffix not in TYPES:
-        raise not_found("file")
-    resp.data = content
-    resp.content_type = f"{TYPES[suffix]}; charset=utf-8"
-    # While a release goes out, a page of one version may ask a process of the other.
-    is_it = version == _version()
-    keep = "public, max-age=31536000, immutable" if is_it else "no-store"
-    resp.set_headers(_HEADERS | {"Cache-Control": keep})
+    static_files.send_page(resp, "index.html")
 
 
 def sign_in(req: falcon.Request, resp: falcon.Response) -> None:
@@ -186,7 +126,6 @@ def _tell(caller: Caller, event: str) -> None:
 # Not among the API's routes: what is here is the page's own, and may change with it.
 ROUTES = [
     Route("GET", "/", None, show_page),
-    Route("GET", "/static/{version}/{name}", None, show_asset),
     Route("POST", "/session", None, sign_in),
     Route("GET", "/session", None, show_session),
     Route("DELETE", "/session", None, sign_out),

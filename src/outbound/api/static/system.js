@@ -26,7 +26,8 @@ export function systemPage(context) {
     h("section", { class: "card" }, h("h2", {}, "Health"), pairs, breakers),
     h("section", { class: "card" }, h("h2", {}, "Processes"), table(["Kind", "Process", "Connected", ">Last seen"], processes, "live"),
       h("p", { class: "muted small" }, "Those that hold connections to the database; they vanish from here as they end. An idle worker asks nothing."))),
-  h("section", { class: "card" }, h("h2", {}, "Last repairs"), table(["When", "What", "Found by", "Why", "Call"], repairs, "live"), none));
+  h("section", { class: "card" }, h("h2", {}, "Last repairs"), table(["When", "What", "Found by", "Why", "Call"], repairs, "live"), none),
+  h("p", { class: "muted" }, "For programs: ", h("a", { href: "/api/docs" }, "the API, to read and to try"), "."));
 }
 
 function facts(list, system) {
