@@ -61,9 +61,11 @@ class TestTheDocument:
 
     def test_each_key_needs_the_role_of_the_route(self):
         for route in ROUTES:
-            security = DOCUMENT["paths"][route.path][route.method.lower()]["security"]
+            told = DOCUMENT["paths"][route.path][route.method.lower()]
+            security = told["security"]
             if route.role is not None:
                 assert security == [{"apiKey": [route.role.word]}]
+                assert f"`{route.role.word}`" in told["description"]
             else:
                 assert not any("apiKey" in one for one in security)
 

@@ -97,6 +97,8 @@ def _operation(one: Route, responses: dict[str, Any]) -> dict[str, Any]:
         ],
         "responses": _responses(known, _codes(one, known, in_path), responses),
     }
+    if one.role is not None:
+        made["description"] = f"Needs the role `{one.role.word}`."  # pages show no scopes
     if body := _body(one, known):
         made["requestBody"] = body
     return made
