@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 
 from docs.pages import ROOT
-from outbound.schemas import Call, Run
+from outbound.api.openapi_answers import Call, Run
 from outbound.states import AttemptState, CallState, Outcome, RunStatus
 
 PAGE = (ROOT / "docs/concepts.md").read_text()
