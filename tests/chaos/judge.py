@@ -110,9 +110,9 @@ class Judge:
             return all(one.last and not self._moving(one.last) for one in self._watched)
 
         def told() -> bool:
-            has = {row["to"] for row in self._fleet.ledger() if row["ended_at"]}
+            has = {row["attempt_id"] for row in self._fleet.ledger() if row["ended_at"]}
             return still() and not any(
-                call["phone"] in has
+                call["attempts"][-1]["attempt_id"] in has
                 for one in self._watched
                 if one.last["unknown"]
                 for call in self.calls(one, "state=unknown")
@@ -245,4 +245,6 @@ def stall(ledger: dict[str, list[dict[str, Any]]]) -> float:
 
 def _why(call: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     error = next((a["error"] for a in reversed(call["attempts"]) if a["error"]), None) or "?"
-    return f"{error} ({'the carrier has it' if rows else 'the carrier never got it'})"
+    has = {row["attempt_id"] for row in rows}
+    took = "has it" if call["attempts"][-1]["attempt_id"] in has else "never got it"
+    return f"{error} (the carrier {took})"
