@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Engine
 
 from factories import CARRIER, one
-from outbound import actions, claims, clock
+from outbound import actions, claims
 from outbound.claims import Claim
 from outbound.node import Node
 from processes import wait_until
@@ -34,7 +34,7 @@ def claim_under_way(node: Node, account: UUID) -> Iterator[tuple[Claim, Callable
     """A claim that has done all its statements and not committed; with what commits it."""
     with node.engine.connect() as connection:
         one_pass = claims._Pass(node, CARRIER, account, 100, 0)
-        claimed = claims._in_transaction(connection, one_pass, clock.boot_seconds())
+        claimed = claims._in_transaction(connection, one_pass)
         yield claimed, connection.commit
 
 

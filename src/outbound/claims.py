@@ -239,10 +239,8 @@ class _Pass:
 
 
 def _claim_once(engine: Engine, one: _Pass) -> Claim:
-    # The lease starts before the first statement: whatever the database takes is spent from it.
-    started = clock.boot_seconds()
     with engine.connect() as connection:
-        claimed = _in_transaction(connection, one, started)
+        claimed = _in_transaction(connection, one)
         try:
             connection.commit()
         except DBAPIError as error:
@@ -271,9 +269,13 @@ def _was_committed(engine: Engine, xid: str) -> bool:
     return False
 
 
-def _in_transaction(connection: Connection, one: _Pass, started: float) -> Claim:
+def _in_transaction(connection: Connection, one: _Pass) -> Claim:
     locked = pace.lock(connection, one.account_id)
     one.xid = locked[0].xid if locked else None
+    # The lease starts before the database looks at its clock, so that ours is over first, and
+    # after the wait for other claims of the account: spent from the lease, that wait had an
+    # overloaded machine claim and give back for ever.
+    started = clock.boot_seconds()
     limits = (
         connection.execute(
             _LIMITS,

@@ -117,3 +117,26 @@ def test_dialling_goes_on_after_redis_was_emptied(fleet, judge, post):
     gaps = [next((t - moment for t in at if t > moment), 0.0) for moment in emptied]
     report.figure("Redis emptied to the next call, s", gaps, "2.5")
     report.add(judge.verdict("redis is emptied, one after the other", times))
+
+
+def test_an_unknown_is_settled_when_the_carrier_speaks_of_it(fleet, judge, post):
+    # Every second one: ten in a row would open the breaker.
+    fleet.faults(accept_then_timeout=50, timeout_seconds=2)
+    run = post(100, pace=20.0)
+    wait_until(lambda: run.last.get("attempts", 0) >= 60, 20)
+    fleet.faults()
+    judge.settle()
+    ended = {row["attempt_id"]: row["ended_at"] for row in fleet.ledger()}
+    waited = [
+        seconds_between(ended[attempt["attempt_id"]], attempt["ended_at"])
+        for call in judge.calls(run)
+        for attempt in call["attempts"]
+        if attempt["unknown_at"]
+    ]
+    report.figure("an unknown: the carrier's last word to settled, s", waited, "1")
+    report.add(judge.verdict("answers get lost, and the carrier speaks", 1))
+    assert waited
+
+
+def seconds_between(before, after):
+    return (datetime.fromisoformat(after) - datetime.fromisoformat(before)).total_seconds()

@@ -24,9 +24,10 @@ from factories import (
     run_of,
     say,
 )
-from outbound import claims
+from outbound import claims, clock, pace
 from outbound.carriers.base import Progress
 from outbound.states import Kind
+from races import in_background, wait_for_a_waiter
 
 
 def phones(n: int, start: int = 0) -> list[str]:
@@ -309,3 +310,16 @@ def test_fences_only_ever_grow(node, engine):
     fences = [claim(node, account, most=1)[0].fence for _ in range(4)]
     assert fences == sorted(set(fences))
     assert len(rows(engine, "SELECT DISTINCT fence FROM attempts")) == 4
+
+
+def test_the_wait_for_another_claim_of_the_account_is_not_spent_from_the_lease(node, engine):
+    account = make_account(engine)
+    make_run(engine, account, [phone(1)])
+    with engine.connect() as other:
+        pace.lock(other, account)
+        with in_background(claim, node, account) as claimed:
+            wait_for_a_waiter(engine)
+            waited_until = clock.boot_seconds()
+            other.rollback()
+            (call,) = claimed.result(20)
+    assert call.lease_ends >= waited_until + node.settings.lease

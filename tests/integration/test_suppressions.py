@@ -197,7 +197,7 @@ def explain_the_claim(node, account, monkeypatch):
                 return connection.execute(statement, values)
 
         one_pass = claims._Pass(node, "twilio", account, 100, 0)
-        claims._in_transaction(Spy(), one_pass, 0.0)
+        claims._in_transaction(Spy(), one_pass)
         connection.rollback()
     return plans
 
