@@ -4,7 +4,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test unit chaos browser screenshots mutants lint audit format lock wheel clean
+.PHONY: help install demo test unit chaos browser screenshots mutants bench lint audit format lock wheel clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,10 @@ screenshots: install ## docs/screenshots/*.png, of real processes at work
 
 mutants: install ## for each guard of the protocol, a test fails without it
 	$(BIN)/python tests/mutants.py
+
+bench: install ## speed beside references, up to 15 minutes on a quiet machine (PART=, SIZES=, QUICK=1)
+	-$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r tests/benchmarks/requirements.txt
+	PYTHONPATH=tests $(BIN)/python -m benchmarks $(PART) $(SIZES) $(if $(QUICK),--quick)
 
 ##@ To work on it
 

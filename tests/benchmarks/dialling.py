@@ -1,0 +1,155 @@
+"""How many calls a second are claimed, placed and written, with a carrier that answers at once.
+
+Ours is measured twice. `settled`: the null carrier refuses every callee, which is the one answer
+that settles a call, so both sides write an intent and an end. `placed`: it accepts, and the
+answer is written; a call then waits for its callback, which part `callbacks` measures.
+Seconds are the database's own, from the first claim to the last written answer.
+"""
+
+from __future__ import annotations
+
+import statistics
+from functools import partial
+from typing import Any
+
+from benchmarks import plot, references
+from benchmarks.ground import Ground
+from benchmarks.ours import Ours
+from benchmarks.results import Report, Turn, in_turn
+from processes import wait_until
+
+# References are quicker or slower than ours by far: each has as many calls as take it seconds.
+FULL = {
+    "rounds": 7, "calls": 2000, "whole": 20_000, "senders": "4,8,16,32", "series_calls": 2000,
+    "sql_calls": 20_000, "dramatiq_calls": 3000, "dramatiq_threads": "4,8,16", "rq_calls": 600,
+}  # fmt: skip
+QUICK = {
+    "rounds": 1, "calls": 200, "whole": 400, "senders": "8,16", "series_calls": 200,
+    "sql_calls": 2000, "dramatiq_calls": 300, "dramatiq_threads": "4,8", "rq_calls": 100,
+}  # fmt: skip
+_ENDS = {"refuses": "ended_at", "accepts": "placed_at"}
+
+
+def run(ground: Ground, report: Report, **sizes: Any) -> None:
+    senders = [int(word) for word in sizes["senders"].split(",")]
+    threads = [int(word) for word in sizes["dramatiq_threads"].split(",")]
+    with Ours(ground, "refuses") as ours:
+        ours.start_web()
+        ours.start_reconciler()
+        best = _series(report, ours, senders, sizes["series_calls"])
+        turns = _rounds(ground, ours, best, _best_threads(ground, threads, sizes), sizes)
+        _compare(report, turns)
+        for processes, most in best.items():
+            turn = dial(ours, processes, most, sizes["whole"])
+            what = f"settled, {sizes['whole']} calls, {processes} worker(s), {most} senders"
+            report.one_side(what, "/s", [turn])
+    with Ours(ground, "accepts") as ours:
+        ours.start_web()
+        ours.start_reconciler()
+        for processes, most in best.items():
+            turn = dial(ours, processes, most, sizes["calls"], "accepts")
+            report.one_side(f"placed, {processes} worker(s), {most} senders", "/s", [turn])
+
+
+def dial(ours: Ours, processes: int, senders: int, calls: int, carrier: str = "refuses") -> Turn:
+    """Let so many fresh workers dial so many calls."""
+    ours.forget()
+    ours.hold()
+    run = ours.post(calls)
+    ours.lift_limits()
+    workers = [
+        ours.worker(OUTBOUND_SENDERS=str(senders), OUTBOUND_DB_POOL=str(senders + 8))
+        for _ in range(processes)
+    ]
+    ours.ground.settle_down("ours")
+    wanted = {"queued": 0, "failed": calls} if carrier == "refuses" else {"queued": 0}
+    with ours.ground.metered(*ours.pids) as meter:
+        ours.let_go()
+        ours.wait_for_count(60 + calls / 20, **wanted)
+        seconds = _until_written(ours, run, calls, _ENDS[carrier])
+    for worker in workers:
+        worker.kill()
+    return Turn(calls, seconds, meter.cost)
+
+
+def _until_written(ours: Ours, run: str, calls: int, column: str) -> float:
+    def written() -> Any:
+        row = ours.one(
+            f"""SELECT count({column}) AS written,
+                       extract(epoch FROM max({column}) - min(claimed_at))::float AS seconds
+                  FROM attempts WHERE run_id = :run""",
+            run=run,
+        )
+        return row.seconds if row.written == calls else None
+
+    return float(wait_until(written, 30, f"{calls} written answers"))
+
+
+def _series(report: Report, ours: Ours, senders: list[int], calls: int) -> dict[int, int]:
+    """Draw calls/s against senders, for one process and for two; returns the best of each."""
+    lines: dict[str, plot.Points] = {}
+    best: dict[int, int] = {}
+    for processes in (1, 2):
+        points = []
+        for most in senders:
+            turn = dial(ours, processes, most, calls)
+            report.one_side(f"settled, {processes} worker(s), {most} senders", "/s", [turn])
+            points.append((float(most), turn.rate))
+        lines[f"{processes} worker process{'es' if processes > 1 else ''}"] = points
+        best[processes] = int(max(points, key=lambda point: point[1])[0])
+    plot.write(
+        report.directory / "dialling.svg",
+        "Calls settled a second, null carrier",
+        "OUTBOUND_SENDERS of each worker",
+        "calls/s",
+        lines,
+    )
+    return best
+
+
+def _best_threads(ground: Ground, threads: list[int], sizes: dict[str, Any]) -> int:
+    calls = sizes["dramatiq_calls"] // 2
+    return max(threads, key=lambda count: _dramatiq(ground, calls, count).rate)
+
+
+def _dramatiq(ground: Ground, calls: int, threads: int) -> Turn:
+    return references.dialled(
+        ground, calls, "reference_dramatiq", ground.redis_url(2), str(calls), str(threads)
+    )
+
+
+def _rounds(
+    ground: Ground, ours: Ours, best: dict[int, int], threads: int, sizes: dict[str, Any]
+) -> dict[str, list[Turn]]:
+    sql, jobs = sizes["sql_calls"], sizes["rq_calls"]
+    others = {
+        "SQL, 1 connection": partial(references.dialled, ground, sql, "reference_sql", "1"),
+        "SQL, 2 connections": partial(references.dialled, ground, sql, "reference_sql", "2"),
+        f"Dramatiq, {threads} threads": partial(
+            _dramatiq, ground, sizes["dramatiq_calls"], threads
+        ),
+        "RQ": partial(
+            references.dialled, ground, jobs, "reference_rq", ground.redis_url(2), str(jobs)
+        ),
+    }
+    mine = {
+        f"ours, {processes} worker(s), {most} senders": partial(
+            dial, ours, processes, most, sizes["calls"]
+        )
+        for processes, most in best.items()
+    }
+    return in_turn(
+        sizes["rounds"],
+        mine | {name: partial(ours.while_stopped, side) for name, side in others.items()},
+    )
+
+
+def _compare(report: Report, turns: dict[str, list[Turn]]) -> None:
+    mine = {name: taken for name, taken in turns.items() if name.startswith("ours")}
+    for name, taken in mine.items():
+        for other, reference in turns.items():
+            if other not in mine:
+                report.compare(f"{name} : {other}", taken, reference)
+    one, two = mine.values()
+    gain = statistics.median(b.rate / a.rate for a, b in zip(one, two, strict=True))
+    report.tell("two workers by one", "x", gain)
