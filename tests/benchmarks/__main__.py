@@ -22,7 +22,7 @@ PARTS = ("dialling", "callbacks", "idle", "reacting", "posting", "reading", "thr
 
 
 def main(arguments: list[str]) -> int:
-    asked = _parser().parse_args(arguments)
+    asked = _parser().parse_intermixed_args(arguments)
     parts = [word for word in asked.words if "=" not in word] or list(PARTS)
     sizes = dict(word.split("=", 1) for word in asked.words if "=" in word)
     report = Report(asked.out)

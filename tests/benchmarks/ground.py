@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,26 @@ class Meter:
 
     cost: Cost = field(default_factory=Cost)
     seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One statement as PostgreSQL logged it."""
+
+    database: str
+    application: str
+    milliseconds: float
+    text: str
+
+
+_PREFIX = "~%d~%a~"
+_ENTRY = re.compile(r"^~([^~]*)~([^~]*)~LOG:  duration: ([0-9.]+) ms  [^:]*: (.*)", re.DOTALL)
+
+
+def _statements(log: str) -> list[Statement]:
+    entries = re.split(r"^(?=~)", log, flags=re.MULTILINE)
+    found = (_ENTRY.match(entry) for entry in entries)
+    return [Statement(m[1], m[2], float(m[3]), " ".join(m[4].split())) for m in found if m]
 
 
 class Ground:
@@ -94,6 +115,26 @@ class Ground:
 
     def client(self, number: int = 0) -> redis.Redis:
         return redis.Redis.from_url(self.redis_url(number))
+
+    @contextmanager
+    def logged(self) -> Iterator[list[Statement]]:
+        """Have the server log every statement; nothing that is timed may run meanwhile."""
+        path, found = self.postgres._log, list[Statement]()
+        self._log_statements("0")
+        start = path.stat().st_size
+        try:
+            yield found
+        finally:
+            self._log_statements("-1")
+        with path.open("rb") as log:
+            log.seek(start)
+            found += _statements(log.read().decode(errors="replace"))
+
+    def _log_statements(self, least_ms: str) -> None:
+        self.sql(f"ALTER SYSTEM SET log_line_prefix = '{_PREFIX}'")
+        self.sql(f"ALTER SYSTEM SET log_min_duration_statement = {least_ms}")
+        self.sql("SELECT pg_reload_conf()")
+        time.sleep(0.5)  # until every session has read it
 
     @contextmanager
     def metered(self, *pids: int) -> Iterator[Meter]:

@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 
 from sqlalchemy import text
 
+from benchmarks import wire
 from benchmarks.ground import Ground
 from benchmarks.proc import tree
 from outbound import config, db
@@ -113,6 +114,11 @@ class Ours(World):
 
     def post(self, calls: int, first: int = 0, **fields: Any) -> str:
         return self.post_run(self.key, phones(calls, first), allow_duplicate=True, **fields)
+
+    def get(self, path: str) -> bytes:
+        """Write a GET of the API down, for `wire`."""
+        url = f"{self.base}/api/outbound{path}"
+        return wire.request("GET", url, Authorization=f"Bearer {self.key}")
 
     def hold(self) -> None:
         """Stop the account, through the API: runs can be posted and nothing is dialled."""

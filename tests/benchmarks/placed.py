@@ -1,0 +1,54 @@
+"""Calls in the states that a benchmark begins with, by the thousand: rows as the product has them.
+
+Written with SQL, since the product would take minutes; tests hold the product to these rows.
+"""
+
+from __future__ import annotations
+
+from benchmarks.ours import Ours
+
+_PLACE = """
+    WITH moved AS (
+        UPDATE calls SET state = CASE :state WHEN 'placed' THEN 'live' ELSE 'dialing' END,
+               attempts = 1, last_number = 1
+         WHERE run_id = :run RETURNING id, run_id, account_id, phone)
+    INSERT INTO attempts (id, call_id, run_id, account_id, number, phone, caller_id, carrier,
+           carrier_call_id, state, fence, worker_id, claimed_at, lease_until, occupies_until,
+           placed_at)
+    SELECT uuidv7(), id, run_id, account_id, 1, phone, '+97231234567', 'twilio',
+           CASE :state WHEN 'placed' THEN 'CA' || md5(id::text) END, :state, 1, 'bench:1',
+           clock_timestamp(), clock_timestamp() + make_interval(secs => :lease),
+           clock_timestamp() + interval '1 hour',
+           CASE :state WHEN 'placed' THEN clock_timestamp() END
+      FROM moved
+"""
+_COUNT = """
+    UPDATE run_counters SET in_progress = queued, attempts = queued, queued = 0 WHERE run_id = :run
+"""
+_RUNNING = """
+    UPDATE runs SET status = 'running', started_at = clock_timestamp() WHERE id = :run
+"""
+
+
+def place(
+    ours: Ours, calls: int, first: int = 0, *, state: str = "placed", lease: float = 15
+) -> list[tuple[str, str]]:
+    """Make a run whose calls were all dialled; returns each attempt and its carrier id.
+
+    Args:
+        ours: whose API takes the run in.
+        calls: how many.
+        first: of the phones.
+        state: of the attempts, placed or sending.
+        lease: seconds until their lease is over, negative if it is.
+    """
+    ours.hold()
+    run = ours.post(calls, first)
+    ours.do(_PLACE, run=run, state=state, lease=lease)
+    ours.do(_COUNT, run=run)
+    ours.do(_RUNNING, run=run)
+    with ours.engine.connect() as connection:
+        found = connection.exec_driver_sql(
+            "SELECT id::text, carrier_call_id FROM attempts WHERE run_id = %s", (run,)
+        )
+        return [(row[0], row[1]) for row in found]
