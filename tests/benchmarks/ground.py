@@ -47,20 +47,21 @@ class Meter:
 class Statement:
     """One statement as PostgreSQL logged it."""
 
+    session: str
     database: str
     application: str
     milliseconds: float
     text: str
 
 
-_PREFIX = "~%d~%a~"
-_ENTRY = re.compile(r"^~([^~]*)~([^~]*)~LOG:  duration: ([0-9.]+) ms  [^:]*: (.*)", re.DOTALL)
+_PREFIX = "~%p~%d~%a~"
+_ENTRY = re.compile(r"^~(\d+)~([^~]*)~([^~]*)~LOG:  duration: ([0-9.]+) ms  [^:]*: (.*)", re.DOTALL)
 
 
 def _statements(log: str) -> list[Statement]:
     entries = re.split(r"^(?=~)", log, flags=re.MULTILINE)
     found = (_ENTRY.match(entry) for entry in entries)
-    return [Statement(m[1], m[2], float(m[3]), " ".join(m[4].split())) for m in found if m]
+    return [Statement(m[1], m[2], m[3], float(m[4]), " ".join(m[5].split())) for m in found if m]
 
 
 class Ground:

@@ -41,6 +41,13 @@ class Line:
             self.close()
         return int(head[9:12])
 
+    def timed(self, request: bytes, wanted: int) -> float:
+        """Send one request; returns the seconds to its answer, whose status must be the wanted."""
+        started = time.monotonic()
+        status = self.ask(request)
+        assert status == wanted, f"{status}, not {wanted}"
+        return time.monotonic() - started
+
     def _read_head(self) -> bytes:
         read = b""
         while b"\r\n\r\n" not in read:

@@ -1,0 +1,109 @@
+"""GET run: while it is dialled beside a route that does nothing, and by how many rows there are.
+
+The first is asked for in turn with /health/live on one connection, while a worker dials with the
+null carrier. The second is what PostgreSQL reads for one GET, by EXPLAIN (ANALYZE, BUFFERS).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+
+from benchmarks import wire
+from benchmarks.ground import Ground
+from benchmarks.ours import Ours
+from benchmarks.results import Report, percentile
+from outbound import progress
+
+FULL = {"calls": 6000, "rows": "1000,100000,1000000"}
+QUICK = {"calls": 300, "rows": "1000,10000"}
+_CALLS = """
+    INSERT INTO calls (run_id, account_id, lead_id, phone, state, outcome, attempts, last_number)
+    SELECT r.id, r.account_id, 'lead-' || n, '+1' || (2020000000 + n), 'completed', 'answered', 1, 1
+      FROM generate_series(CAST(:low AS integer), CAST(:high AS integer)) n
+      CROSS JOIN (SELECT id, account_id FROM runs WHERE id = :run) r
+"""
+_COUNTERS = """
+    INSERT INTO run_counters (run_id, shard, completed, answered, attempts)
+    SELECT :run, n, :each, :each, :each FROM generate_series(0, 15) n
+    ON CONFLICT (run_id, shard) DO UPDATE SET completed = excluded.completed
+"""
+_PAGE = """
+    SELECT * FROM calls WHERE run_id = :run ORDER BY id DESC LIMIT 101
+"""
+
+
+def run(ground: Ground, report: Report, *, calls: int, rows: str) -> None:
+    with Ours(ground, "refuses") as ours:
+        ours.start_web()
+        ours.start_reconciler()
+        _while_dialling(report, ours, calls)
+    with Ours(ground) as ours:
+        ours.start_web()
+        _by_rows(report, ours, [int(word) for word in rows.split(",")])
+
+
+def _while_dialling(report: Report, ours: Ours, calls: int) -> None:
+    ours.hold()
+    run = ours.post(calls)
+    ours.lift_limits()
+    ours.worker()
+    ours.ground.settle_down("ours")
+    asked = {"GET run": ours.get(f"/runs/{run}"), "GET /health/live": _live(ours)}
+    _ask(ours, asked, 0.3)  # all is connected
+    before = _ask(ours, asked, 2)
+    ours.let_go()
+    during = {name: list[float]() for name in asked}
+    while ours.counted()["queued"]:
+        for name, seconds in _ask(ours, asked, 0.2).items():
+            during[name] += seconds
+    for when, found in (("idle", before), ("while dialling", during)):
+        for name, seconds in found.items():
+            for share in (0.5, 0.99):
+                what = f"{name} {when}, p{share * 100:.0f}"
+                report.tell(what, "ms", percentile(seconds, share) * 1000, samples=len(seconds))
+
+
+def _live(ours: Ours) -> bytes:
+    return wire.request("GET", f"{ours.base}/health/live")
+
+
+def _ask(ours: Ours, asked: dict[str, bytes], seconds: float) -> dict[str, list[float]]:
+    """Ask for each in turn, about 50 times a second."""
+    found: dict[str, list[float]] = {name: [] for name in asked}
+    line, until = wire.Line(ours.base), time.monotonic() + seconds
+    while time.monotonic() < until:
+        for name, request in asked.items():
+            found[name].append(line.timed(request, 200))
+        time.sleep(0.02)
+    line.close()
+    return found
+
+
+def _by_rows(report: Report, ours: Ours, sizes: list[int]) -> None:
+    ours.hold()
+    run = ours.post(1)
+    filled = 0
+    for rows in sizes:
+        ours.do(_CALLS, run=run, low=filled + 1, high=rows)
+        ours.do(_COUNTERS, run=run, each=rows // 16)
+        ours.ground.settle_down("ours")
+        filled = rows
+        account = ours.one("SELECT account_id FROM runs WHERE id = :run", run=run).account_id
+        buffers = _buffers(ours, str(progress._ONE), run=UUID(run), account=account)
+        report.tell(f"buffers of GET run, {rows:,} calls", "pages", buffers)
+        page = _buffers(ours, _PAGE, run=UUID(run))
+        report.tell(f"buffers of a page of its calls, {rows:,} calls", "pages", page)
+        seconds = wire.send_all(ours.base, [ours.get(f"/runs/{run}")] * 200, 1, 200).seconds
+        report.tell(f"GET run, {rows:,} calls, p50", "ms", percentile(seconds, 0.5) * 1000)
+
+
+def _buffers(ours: Ours, statement: str, **values: Any) -> int:
+    """Pages that the statement touches, in the cache or not."""
+    explain = text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}")
+    with ours.engine.connect() as connection:
+        plan = connection.execute(explain, values).scalar_one()[0]["Plan"]
+    return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])

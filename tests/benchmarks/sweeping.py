@@ -1,0 +1,174 @@
+"""The leader's sweep over many calls of many runs, some of whose workers died.
+
+Ours: a reconciler starts and finds attempts whose lease is over; a turn lasts from its first
+write to its last. The reference writes the same attempts, calls and events, 200 a transaction,
+and judges nothing. Statements are counted in PostgreSQL's log, in a time of their own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from dataclasses import replace
+from functools import partial
+
+from benchmarks.ground import Ground, Statement
+from benchmarks.ours import Ours
+from benchmarks.results import Report, Turn, in_turn
+from outbound.reconciler import sweeps
+
+FULL = {"rounds": 7, "runs": 500, "calls": 100_000, "stuck": 5000}
+QUICK = {"rounds": 1, "runs": 10, "calls": 1000, "stuck": 400}
+_RUNS = """
+    INSERT INTO runs
+    SELECT (jsonb_populate_record(r, jsonb_build_object('id', uuidv7(), 'status', 'running'))).*
+      FROM (SELECT r FROM runs r LIMIT 1) one, generate_series(1, CAST(:runs AS integer))
+"""
+_CALLS = """
+    INSERT INTO calls (run_id, account_id, lead_id, phone, state, outcome, attempts, last_number)
+    SELECT r.id, r.account_id, 'lead-' || n,
+           '+1' || (2000000000 + row_number() OVER ()),
+           CASE WHEN n <= :stuck THEN 'dialing' ELSE 'completed' END,
+           CASE WHEN n <= :stuck THEN NULL ELSE 'answered' END, 1, 1
+      FROM runs r, generate_series(1, CAST(:calls AS integer)) n
+     WHERE r.status = 'running'
+"""
+_ATTEMPTS = """
+    INSERT INTO attempts (id, call_id, run_id, account_id, number, phone, caller_id, carrier,
+           state, outcome, phone_held, fence, worker_id, claimed_at, lease_until, occupies_until,
+           ended_at)
+    SELECT uuidv7(), id, run_id, account_id, 1, phone, '+97231234567', 'twilio',
+           CASE state WHEN 'dialing' THEN 'sending' ELSE 'ended' END, outcome,
+           state = 'dialing', 1, 'bench:1', clock_timestamp() - interval '1 minute',
+           clock_timestamp() - interval '45 seconds', clock_timestamp() + interval '1 hour',
+           CASE state WHEN 'dialing' THEN NULL ELSE clock_timestamp() END
+      FROM calls WHERE run_id IN (SELECT id FROM runs WHERE status = 'running')
+"""
+_COUNTERS = """
+    INSERT INTO run_counters (run_id, shard, in_progress, completed, answered, attempts)
+    SELECT run_id, 0, count(*) FILTER (WHERE state = 'dialing'),
+           count(*) FILTER (WHERE state <> 'dialing'), count(*) FILTER (WHERE state <> 'dialing'),
+           count(*) FROM calls WHERE state <> 'queued' GROUP BY run_id
+"""
+_BARE = """
+    WITH stuck AS MATERIALIZED (
+        SELECT id, call_id FROM attempts
+         WHERE ended_at IS NULL AND state = 'sending' AND lease_until < clock_timestamp()
+         LIMIT 200 FOR NO KEY UPDATE SKIP LOCKED),
+    attempt AS (
+        UPDATE attempts SET state = 'unknown', unknown_at = clock_timestamp(),
+               next_lookup_at = clock_timestamp(), error = 'the worker died'
+         WHERE id IN (SELECT id FROM stuck) RETURNING id, call_id, run_id, account_id),
+    call AS (UPDATE calls SET state = 'unknown' WHERE id IN (SELECT call_id FROM stuck)),
+    told AS (
+        INSERT INTO events (account_id, run_id, call_id, attempt_id, event, source, worker_id)
+        SELECT account_id, run_id, call_id, id, 'attempt_unknown', 'reconciler', 'bench:1'
+          FROM attempt)
+    SELECT count(*) FROM attempt
+"""
+_SPENT = """
+    SELECT extract(epoch FROM max(unknown_at) - min(unknown_at))::float AS s FROM attempts
+"""
+_SCANS = """
+    SELECT relname, seq_scan FROM pg_stat_user_tables
+     WHERE relname IN ('calls', 'attempts', 'runs', 'events')
+"""
+
+
+def run(ground: Ground, report: Report, *, rounds: int, runs: int, calls: int, stuck: int) -> None:
+    with Ours(ground) as ours:
+        web = ours.start_web()
+        ours.hold()
+        ours.post(1)
+        web.kill_with_children()
+        ours.do("UPDATE runs SET status = 'paused'")
+        stuck_each = max(1, stuck // runs)
+        fill = partial(_fill, ours, runs, calls // runs, stuck_each)
+        scans: dict[str, int] = defaultdict(int)
+        turns = in_turn(
+            rounds,
+            {
+                "ours": partial(_sweep, ours, fill, runs * stuck_each, scans),
+                "bare UPDATEs": partial(_bare, ours, fill, runs * stuck_each),
+            },
+        )
+        what = f"{runs * stuck_each} stuck, {runs} runs, {calls} calls : bare"
+        report.compare(what, turns["ours"], turns["bare UPDATEs"])
+        for table, scanned in sorted(scans.items()):
+            report.tell(f"sequential scans of {table}, a sweep of all", "", scanned / rounds)
+        fill()
+        _count_statements(ground, report, ours, runs * stuck_each)
+
+
+def _fill(ours: Ours, runs: int, calls: int, stuck: int) -> None:
+    ours.do("TRUNCATE attempts, events, run_counters")
+    ours.do("DELETE FROM calls WHERE run_id IN (SELECT id FROM runs WHERE status <> 'paused')")
+    ours.do("DELETE FROM runs WHERE status <> 'paused'")
+    ours.do(_RUNS, runs=runs)
+    ours.do(_CALLS, calls=calls, stuck=stuck)
+    ours.do(_ATTEMPTS)
+    ours.do(_COUNTERS)
+    ours.ground.sql("VACUUM calls", database="ours")
+    ours.ground.settle_down("ours")
+
+
+def _sweep(ours: Ours, fill: partial[None], stuck: int, scans: dict[str, int]) -> Turn:
+    fill()
+    before = _scans(ours)
+    reconciler = ours.start_reconciler()
+    with ours.ground.metered(reconciler.popen.pid) as meter:
+        # By the counters, so that waiting reads none of the tables whose scans are counted.
+        ours.wait_for_count(300, unknown=stuck)
+    time.sleep(1.5)  # until its sessions have told their statistics
+    reconciler.kill()
+    ours.ground.client(1).flushdb()
+    for table, scanned in _scans(ours).items():
+        scans[table] += scanned - before[table]
+    seconds = ours.one(_SPENT).s
+    # The first batch is over at the first write, whose time is not between first and last.
+    return Turn(stuck, seconds * stuck / max(1, stuck - sweeps.BATCH), meter.cost)
+
+
+def _scans(ours: Ours) -> dict[str, int]:
+    with ours.engine.connect() as connection:
+        return {row[0]: row[1] for row in connection.exec_driver_sql(_SCANS)}
+
+
+def _bare(ours: Ours, fill: partial[None], stuck: int) -> Turn:
+    fill()
+    connection = ours.ground.connect("ours")
+    own, done = time.process_time(), 0
+    with ours.ground.metered() as meter, connection.cursor() as cursor:
+        while done < stuck:
+            cursor.execute(_BARE)
+            ((many,),) = cursor.fetchall()
+            done += many
+    connection.close()
+    return Turn(stuck, meter.seconds, replace(meter.cost, own=time.process_time() - own))
+
+
+def _count_statements(ground: Ground, report: Report, ours: Ours, stuck: int) -> None:
+    with ground.logged() as statements:
+        reconciler = ours.start_reconciler()
+        ours.wait_for_count(300, unknown=stuck)
+        reconciler.kill()
+    sizes = [len(one) for one in _transactions(statements) if any("SET state" in s for s in one)]
+    report.tell(
+        "statements a batch of 200", "", sum(sizes) / len(sizes), batches=len(sizes), sizes=sizes
+    )
+
+
+def _transactions(statements: list[Statement]) -> list[list[str]]:
+    """What the reconciler sent in each of its transactions, BEGIN and COMMIT included."""
+    open_: dict[str, list[str]] = {}
+    found = []
+    for one in statements:
+        if " reconciler " not in one.application:
+            continue
+        if one.text.startswith("BEGIN"):
+            open_[one.session] = []
+        if one.session in open_:
+            open_[one.session].append(one.text)
+            if one.text.startswith(("COMMIT", "ROLLBACK")):
+                found.append(open_.pop(one.session))
+    return found
