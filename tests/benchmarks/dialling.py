@@ -9,6 +9,8 @@ Seconds are the database's own, from the first claim to the last written answer.
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -16,11 +18,11 @@ from benchmarks import plot, references
 from benchmarks.ground import Ground
 from benchmarks.ours import Ours
 from benchmarks.results import Report, Turn, in_turn
-from processes import wait_until
+from processes import Process, wait_until
 
 # References are quicker or slower than ours by far: each has as many calls as take it seconds.
 FULL = {
-    "rounds": 7, "calls": 2000, "whole": 20_000, "senders": "4,8,16,32", "series_calls": 2000,
+    "rounds": 7, "calls": 2000, "whole": 20_000, "senders": "8,16,32,64,128", "series_calls": 1500,
     "sql_calls": 20_000, "dramatiq_calls": 3000, "dramatiq_threads": "4,8,16", "rq_calls": 600,
 }  # fmt: skip
 QUICK = {
@@ -51,25 +53,30 @@ def run(ground: Ground, report: Report, **sizes: Any) -> None:
             report.one_side(f"placed, {processes} worker(s), {most} senders", "/s", [turn])
 
 
-def dial(ours: Ours, processes: int, senders: int, calls: int, carrier: str = "refuses") -> Turn:
-    """Let so many fresh workers dial so many calls."""
+def dial(
+    ours: Ours,
+    processes: int,
+    senders: int,
+    calls: int,
+    carrier: str = "refuses",
+    around: Callable[[Process], AbstractContextManager[None]] = nullcontext,
+) -> Turn:
+    """Let so many fresh workers dial so many calls; `around` is given one of them."""
     ours.forget()
     ours.hold()
     run = ours.post(calls)
     ours.lift_limits()
-    workers = [
-        ours.worker(OUTBOUND_SENDERS=str(senders), OUTBOUND_DB_POOL=str(senders + 8))
-        for _ in range(processes)
-    ]
+    workers = [ours.worker(OUTBOUND_SENDERS=str(senders)) for _ in range(processes)]
     ours.ground.settle_down("ours")
     wanted = {"queued": 0, "failed": calls} if carrier == "refuses" else {"queued": 0}
-    with ours.ground.metered(*ours.pids) as meter:
+    with ours.ground.metered(*ours.pids) as meter, around(workers[0]):
         ours.let_go()
         ours.wait_for_count(60 + calls / 20, **wanted)
         seconds = _until_written(ours, run, calls, _ENDS[carrier])
     for worker in workers:
         worker.kill()
-    return Turn(calls, seconds, meter.cost)
+    claims = ours.one("SELECT count(DISTINCT fence) AS n FROM attempts").n
+    return Turn(calls, seconds, meter.cost, {"calls a claim": round(calls / claims, 1)})
 
 
 def _until_written(ours: Ours, run: str, calls: int, column: str) -> float:
@@ -93,7 +100,8 @@ def _series(report: Report, ours: Ours, senders: list[int], calls: int) -> dict[
         points = []
         for most in senders:
             turn = dial(ours, processes, most, calls)
-            report.one_side(f"settled, {processes} worker(s), {most} senders", "/s", [turn])
+            what = f"settled, {processes} worker(s), {most} senders"
+            report.one_side(what, "/s", [turn], **turn.more)
             points.append((float(most), turn.rate))
         lines[f"{processes} worker process{'es' if processes > 1 else ''}"] = points
         best[processes] = int(max(points, key=lambda point: point[1])[0])

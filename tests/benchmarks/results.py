@@ -18,12 +18,14 @@ class Turn:
     """What one side did in one round.
 
     Attributes:
-        units: calls, callbacks or requests; 1 where the seconds are what counts.
+        units: calls, callbacks or leads.
+        more: what explains it.
     """
 
     units: int
     seconds: float
     cost: Cost = field(default_factory=Cost)
+    more: dict[str, Any] = field(default_factory=dict)
 
     @property
     def rate(self) -> float:
