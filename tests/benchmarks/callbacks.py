@@ -22,7 +22,7 @@ from benchmarks.ours import Ours
 from benchmarks.placed import place
 from benchmarks.results import Report, Turn, in_turn, percentile
 
-FULL = {"rounds": 7, "callbacks": 3000, "connections": 16}
+FULL = {"rounds": 7, "callbacks": 1500, "connections": 16}
 QUICK = {"rounds": 1, "callbacks": 300, "connections": 4}
 _TABLES = """
     CREATE TABLE one (id bigint PRIMARY KEY, state text NOT NULL, at timestamptz)

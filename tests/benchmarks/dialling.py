@@ -22,8 +22,8 @@ from processes import Process, wait_until
 
 # References are quicker or slower than ours by far: each has as many calls as take it seconds.
 FULL = {
-    "rounds": 7, "calls": 2000, "whole": 20_000, "senders": "8,16,32,64,128", "series_calls": 1500,
-    "sql_calls": 20_000, "dramatiq_calls": 3000, "dramatiq_threads": "4,8,16", "rq_calls": 600,
+    "rounds": 7, "calls": 2000, "whole": 20_000, "senders": "8,16,32,64,128", "series_calls": 1000,
+    "sql_calls": 20_000, "dramatiq_calls": 2000, "dramatiq_threads": "4,8,16", "rq_calls": 400,
 }  # fmt: skip
 QUICK = {
     "rounds": 1, "calls": 200, "whole": 400, "senders": "8,16", "series_calls": 200,

@@ -15,14 +15,16 @@ from benchmarks.proc import cpu_seconds
 from benchmarks.references import Reference, fresh
 from benchmarks.results import Report
 
-FULL = {"seconds": 30, "settle": 5}
-QUICK = {"seconds": 5, "settle": 2}
+FULL = {"seconds": 30, "reference_seconds": 10, "settle": 5}
+QUICK = {"seconds": 5, "reference_seconds": 3, "settle": 2}
 _TRANSACTIONS = """
     SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = 'ours'
 """
 
 
-def run(ground: Ground, report: Report, *, seconds: int, settle: int) -> None:
+def run(
+    ground: Ground, report: Report, *, seconds: int, reference_seconds: int, settle: int
+) -> None:
     with Ours(ground) as ours:
         roles = {"web": ours.start_web(), "worker": ours.worker()}
         reconciler = roles["reconciler"] = ours.start_reconciler()
@@ -44,7 +46,9 @@ def run(ground: Ground, report: Report, *, seconds: int, settle: int) -> None:
     try:
         reference.go()
         time.sleep(settle)
-        _watch(ground, report, [reference.process.pid], seconds, "a stock Dramatiq worker")
+        _watch(
+            ground, report, [reference.process.pid], reference_seconds, "a stock Dramatiq worker"
+        )
     finally:
         reference.end()
 

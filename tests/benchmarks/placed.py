@@ -1,6 +1,7 @@
 """Calls in the states that a benchmark begins with, by the thousand: rows as the product has them.
 
-Written with SQL, since the product would take minutes; tests hold the product to these rows.
+Written with SQL, since the product would take minutes. What is measured on them is then counted
+by the product's own counters, which start from here.
 """
 
 from __future__ import annotations

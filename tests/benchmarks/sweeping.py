@@ -50,6 +50,13 @@ _COUNTERS = """
            count(*) FILTER (WHERE state <> 'dialing'), count(*) FILTER (WHERE state <> 'dialing'),
            count(*) FROM calls WHERE state <> 'queued' GROUP BY run_id
 """
+_AGAIN = (
+    """UPDATE attempts SET state = 'sending', unknown_at = NULL, next_lookup_at = NULL, error = NULL
+        WHERE state = 'unknown'""",
+    "UPDATE calls SET state = 'dialing' WHERE state = 'unknown'",
+    "TRUNCATE events, run_counters",
+    _COUNTERS,
+)
 _BARE = """
     WITH stuck AS MATERIALIZED (
         SELECT id, call_id FROM attempts
@@ -81,39 +88,42 @@ def run(ground: Ground, report: Report, *, rounds: int, runs: int, calls: int, s
         ours.hold()
         ours.post(1)
         web.kill_with_children()
-        ours.do("UPDATE runs SET status = 'paused'")
         stuck_each = max(1, stuck // runs)
-        fill = partial(_fill, ours, runs, calls // runs, stuck_each)
+        many = runs * stuck_each
+        _fill(ours, runs, calls // runs, stuck_each)
         scans: dict[str, int] = defaultdict(int)
         turns = in_turn(
             rounds,
             {
-                "ours": partial(_sweep, ours, fill, runs * stuck_each, scans),
-                "bare UPDATEs": partial(_bare, ours, fill, runs * stuck_each),
+                "ours": partial(_sweep, ours, many, scans),
+                "bare UPDATEs": partial(_bare, ours, many),
             },
         )
-        what = f"{runs * stuck_each} stuck, {runs} runs, {calls} calls : bare"
+        what = f"{many} stuck, {runs} runs, {calls} calls : bare"
         report.compare(what, turns["ours"], turns["bare UPDATEs"])
         for table, scanned in sorted(scans.items()):
             report.tell(f"sequential scans of {table}, a sweep of all", "", scanned / rounds)
-        fill()
-        _count_statements(ground, report, ours, runs * stuck_each)
+        _count_statements(ground, report, ours, many)
 
 
 def _fill(ours: Ours, runs: int, calls: int, stuck: int) -> None:
-    ours.do("TRUNCATE attempts, events, run_counters")
-    ours.do("DELETE FROM calls WHERE run_id IN (SELECT id FROM runs WHERE status <> 'paused')")
-    ours.do("DELETE FROM runs WHERE status <> 'paused'")
+    ours.do("UPDATE runs SET status = 'paused'")  # the one whose columns the others have
     ours.do(_RUNS, runs=runs)
     ours.do(_CALLS, calls=calls, stuck=stuck)
     ours.do(_ATTEMPTS)
-    ours.do(_COUNTERS)
-    ours.ground.sql("VACUUM calls", database="ours")
+
+
+def _stick(ours: Ours) -> None:
+    """Let the workers of all that became unknown have died just now."""
+    # On connections that are closed, so that their own scans are told before the turn begins.
+    ours.ground.sql("; ".join(_AGAIN), database="ours")
+    for table in ("attempts", "calls"):
+        ours.ground.sql(f"VACUUM {table}", database="ours")
     ours.ground.settle_down("ours")
 
 
-def _sweep(ours: Ours, fill: partial[None], stuck: int, scans: dict[str, int]) -> Turn:
-    fill()
+def _sweep(ours: Ours, stuck: int, scans: dict[str, int]) -> Turn:
+    _stick(ours)
     before = _scans(ours)
     reconciler = ours.start_reconciler()
     with ours.ground.metered(reconciler.popen.pid) as meter:
@@ -134,8 +144,8 @@ def _scans(ours: Ours) -> dict[str, int]:
         return {row[0]: row[1] for row in connection.exec_driver_sql(_SCANS)}
 
 
-def _bare(ours: Ours, fill: partial[None], stuck: int) -> Turn:
-    fill()
+def _bare(ours: Ours, stuck: int) -> Turn:
+    _stick(ours)
     connection = ours.ground.connect("ours")
     own, done = time.process_time(), 0
     with ours.ground.metered() as meter, connection.cursor() as cursor:
@@ -148,6 +158,7 @@ def _bare(ours: Ours, fill: partial[None], stuck: int) -> Turn:
 
 
 def _count_statements(ground: Ground, report: Report, ours: Ours, stuck: int) -> None:
+    _stick(ours)
     with ground.logged() as statements:
         reconciler = ours.start_reconciler()
         ours.wait_for_count(300, unknown=stuck)
