@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,22 @@ def main(arguments: list[str]) -> int:
     report.about = _about(asked.quick, sizes)
     directory = Path(tempfile.mkdtemp(prefix="outbound-bench-"))
     ground = Ground(directory)
+    failed = []
     try:
         for part in parts:
-            _measure(part, ground, report, quick=asked.quick, sizes=sizes)
+            try:
+                _measure(part, ground, report, quick=asked.quick, sizes=sizes)
+            except Exception:  # noqa: BLE001 - the other parts' figures are worth having
+                failed.append(part)
+                say(f"{part} failed:\n{traceback.format_exc()}")
     finally:
         ground.stop()
         shutil.rmtree(directory, ignore_errors=True)
+    report.about["failed"] = failed
     sys.stdout.write(f"\n{report.table()}\n{report.write()}\n")
-    return 0
+    if failed:
+        sys.stdout.write(f"FAILED, with figures missing: {', '.join(failed)}\n")
+    return 1 if failed else 0
 
 
 def _measure(

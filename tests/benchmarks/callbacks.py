@@ -24,6 +24,7 @@ from benchmarks.results import Report, Turn, in_turn, percentile
 
 FULL = {"rounds": 7, "callbacks": 1500, "connections": 16}
 QUICK = {"rounds": 1, "callbacks": 300, "connections": 4}
+RUNS = 10
 _TABLES = """
     CREATE TABLE one (id bigint PRIMARY KEY, state text NOT NULL, at timestamptz)
         WITH (fillfactor = 60);
@@ -54,24 +55,29 @@ def run(ground: Ground, report: Report, *, rounds: int, callbacks: int, connecti
                 ),
             },
         )
+        spread = [settle(ours, callbacks, connections, [], RUNS) for _ in range(min(3, rounds))]
     what = f"completed -> settled, {connections} connections : pgbench"
     report.compare(what, turns["ours"], turns["pgbench"])
+    report.one_side(f"the same over {RUNS} runs", "/s", spread)
     for share in (0.5, 0.99):
         report.tell(f"a callback's answer, p{share * 100:.0f}", "ms", percentile(took, share) * 1e3)
 
 
-def settle(ours: Ours, callbacks: int, connections: int, took: list[float]) -> Turn:
+def settle(ours: Ours, callbacks: int, connections: int, took: list[float], runs: int = 1) -> Turn:
+    """Settle so many calls of so many runs; notes the seconds that each callback took."""
     ours.forget()
-    attempts = place(ours, callbacks)
+    each = callbacks // runs
+    placed = [place(ours, each, first=number * each) for number in range(runs)]
+    attempts = [attempt for same in zip(*placed, strict=True) for attempt in same]
     requests = [callback(ours, attempt, sid) for attempt, sid in attempts]
     ours.ground.settle_down("ours")
     wire.send_all(ours.base, [ours.get("/account")] * 200, connections, 200)  # all is connected
     with ours.ground.metered(*ours.pids) as meter:
         replies = wire.send_all(ours.base, requests, connections, 204)
     assert not replies.unwanted, f"{replies.unwanted} callbacks were not taken"
-    assert ours.counted()["answered"] == callbacks
+    assert ours.counted()["answered"] == len(attempts)
     took += replies.seconds
-    return Turn(callbacks, meter.seconds, meter.cost)
+    return Turn(len(attempts), meter.seconds, meter.cost)
 
 
 def callback(ours: Ours, attempt: str, sid: str) -> bytes:

@@ -12,12 +12,13 @@ import statistics
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 from benchmarks import plot, references
 from benchmarks.ground import Ground
 from benchmarks.ours import Ours
-from benchmarks.results import Report, Turn, in_turn
+from benchmarks.results import Report, Turn, in_turn, say
 from processes import Process, wait_until
 
 # References are quicker or slower than ours by far: each has as many calls as take it seconds.
@@ -136,10 +137,12 @@ def _rounds(
         f"Dramatiq, {threads} threads": partial(
             _dramatiq, ground, sizes["dramatiq_calls"], threads
         ),
-        "RQ": partial(
-            references.dialled, ground, jobs, "reference_rq", ground.redis_url(2), str(jobs)
-        ),
     }
+    if find_spec("rq"):
+        arguments = ("reference_rq", ground.redis_url(2), str(jobs))
+        others["RQ"] = partial(references.dialled, ground, jobs, *arguments)
+    else:
+        say("  rq is not installed (tests/benchmarks/requirements.txt): left out")
     mine = {
         f"ours, {processes} worker(s), {most} senders": partial(
             dial, ours, processes, most, sizes["calls"]

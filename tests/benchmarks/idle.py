@@ -13,7 +13,7 @@ from benchmarks.ground import Ground
 from benchmarks.ours import Ours
 from benchmarks.proc import cpu_seconds
 from benchmarks.references import Reference, fresh
-from benchmarks.results import Report
+from benchmarks.results import Figure, Report
 
 FULL = {"seconds": 30, "reference_seconds": 10, "settle": 5}
 QUICK = {"seconds": 5, "reference_seconds": 3, "settle": 2}
@@ -31,7 +31,7 @@ def run(
         reconciler.wait_for("leader_elected")
         time.sleep(settle)
         before = {name: cpu_seconds(process.popen.pid) for name, process in roles.items()}
-        _watch(ground, report, ours.pids, seconds, "ours")
+        mine = _watch(ground, report, ours.pids, seconds, "ours")
         for name, process in roles.items():
             spent = cpu_seconds(process.popen.pid) - before[name]
             report.tell(f"CPU of {name}", "ms/s", spent / seconds * 1000)
@@ -46,9 +46,9 @@ def run(
     try:
         reference.go()
         time.sleep(settle)
-        _watch(
-            ground, report, [reference.process.pid], reference_seconds, "a stock Dramatiq worker"
-        )
+        others = [reference.process.pid]
+        stock = _watch(ground, report, others, reference_seconds, "a stock Dramatiq worker")
+        mine.beside(stock.ours)
     finally:
         reference.end()
 
@@ -56,7 +56,7 @@ def run(
 _SOURCES = ("api", "dramatiq_worker", "reconciler")
 
 
-def _watch(ground: Ground, report: Report, pids: list[int], seconds: int, who: str) -> None:
+def _watch(ground: Ground, report: Report, pids: list[int], seconds: int, who: str) -> Figure:
     client = ground.client()
     transactions, commands = _transactions(ground), client.info("commandstats")
     with ground.metered(*pids) as meter:
@@ -70,6 +70,7 @@ def _watch(ground: Ground, report: Report, pids: list[int], seconds: int, who: s
         spent = _transactions(ground) - transactions
         report.tell("transactions in PostgreSQL", "/s", spent / seconds)
         report.tell("WAL", "kB/s", cost.wal / seconds / 1000)
+    return figure
 
 
 def _transactions(ground: Ground) -> int:

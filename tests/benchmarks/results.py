@@ -72,6 +72,11 @@ class Figure:
     wal: dict[str, float] = field(default_factory=dict)
     more: dict[str, Any] = field(default_factory=dict)
 
+    def beside(self, reference: float) -> None:
+        """Compare with something that was measured at the same time."""
+        self.reference = reference
+        self.ratios = [self.ours / reference] if reference else []
+
 
 class Report:
     """Collects figures, and shows them."""
