@@ -131,9 +131,9 @@ def _rounds(
     ground: Ground, ours: Ours, best: dict[int, int], threads: int, sizes: dict[str, Any]
 ) -> dict[str, list[Turn]]:
     sql, jobs = sizes["sql_calls"], sizes["rq_calls"]
+    small = ("reference_sql", "1", "small")
     others = {
-        "SQL, 1 connection": partial(references.dialled, ground, sql, "reference_sql", "1"),
-        "SQL, 2 connections": partial(references.dialled, ground, sql, "reference_sql", "2"),
+        "SQL, small tables, 1 connection": partial(references.dialled, ground, sql, *small),
         f"Dramatiq, {threads} threads": partial(
             _dramatiq, ground, sizes["dramatiq_calls"], threads
         ),
@@ -149,10 +149,22 @@ def _rounds(
         )
         for processes, most in best.items()
     }
-    return in_turn(
-        sizes["rounds"],
-        mine | {name: partial(ours.while_stopped, side) for name, side in others.items()},
-    )
+    sides: dict[str, Callable[[], Turn]] = {
+        **mine,
+        "SQL, 1 connection": partial(_sql_on_our_tables, ours, sql, 1),
+        "SQL, 2 connections": partial(_sql_on_our_tables, ours, sql, 2),
+        **{name: partial(ours.while_stopped, side) for name, side in others.items()},
+    }
+    return in_turn(sizes["rounds"], sides)
+
+
+def _sql_on_our_tables(ours: Ours, calls: int, connections: int) -> Turn:
+    ours.forget()
+    ours.hold()
+    ours.post(calls)
+    ours.ground.settle_down("ours")
+    arguments = ("reference_sql", str(connections), "ours")
+    return ours.while_stopped(partial(references.measured, ours.ground, "ours", calls, *arguments))
 
 
 def _compare(report: Report, turns: dict[str, list[Turn]]) -> None:

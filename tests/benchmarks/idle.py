@@ -65,7 +65,8 @@ def _watch(ground: Ground, report: Report, pids: list[int], seconds: int, who: s
     report.tell(f"CPU of {who}", "ms/s", cost.own / seconds * 1000)
     report.tell(f"CPU of both servers, with {who}", "ms/s", (cost.cpu - cost.own) / seconds * 1000)
     sent = _difference(commands, client.info("commandstats"))
-    report.tell(f"commands to Redis, of {who}", "/s", sum(sent.values()) / seconds, by_command=sent)
+    many = sum(sent.values()) / seconds
+    figure = report.tell(f"commands to Redis, of {who}", "/s", many, by_command=sent)
     if who == "ours":
         spent = _transactions(ground) - transactions
         report.tell("transactions in PostgreSQL", "/s", spent / seconds)

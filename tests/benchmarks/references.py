@@ -88,14 +88,19 @@ def serve(work: Callable[[], dict[str, float] | None]) -> None:
 
 
 def dialled(ground: Ground, calls: int, module: str, *arguments: str) -> Turn:
-    """One reference's turn at dialling so many calls, by the database's own times."""
-    url = fresh(ground, calls)
+    """One reference's turn at dialling so many calls of its tables."""
+    fresh(ground, calls)
     ground.client(2).flushdb()
-    reference = Reference(module, url, *arguments)
+    return measured(ground, DATABASE, calls, module, *arguments)
+
+
+def measured(ground: Ground, database: str, calls: int, module: str, *arguments: str) -> Turn:
+    """Let a reference dial all calls that are there, by the database's own times."""
+    reference = Reference(module, ground.url(database), *arguments)
     try:
         with ground.metered(reference.process.pid) as meter:
             reference.go()
-        ((ended, seconds),) = ground.sql(_SPENT, database=DATABASE)
+        ((ended, seconds),) = ground.sql(_SPENT, database=database)
     finally:
         reference.end()
     assert ended == calls, f"{module} dialled {ended} of {calls}"
