@@ -21,6 +21,8 @@ from benchmarks.results import Report, say
 PARTS = ("dialling", "callbacks", "idle", "reacting", "posting", "reading", "through_http",
          "pacing", "sweeping", "held_phones")  # fmt: skip
 
+_SHOWN = ("server_version", "fsync", "synchronous_commit", "full_page_writes", "shared_buffers")
+
 
 def main(arguments: list[str]) -> int:
     asked = _parser().parse_intermixed_args(arguments)
@@ -30,6 +32,7 @@ def main(arguments: list[str]) -> int:
     report.about = _about(asked.quick, sizes)
     directory = Path(tempfile.mkdtemp(prefix="outbound-bench-"))
     ground = Ground(directory)
+    report.about["postgresql"] = {name: ground.sql(f"SHOW {name}")[0][0] for name in _SHOWN}
     failed = []
     try:
         for part in parts:

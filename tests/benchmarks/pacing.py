@@ -13,7 +13,7 @@ from benchmarks.ground import Ground
 from benchmarks.ours import Ours, phones
 from benchmarks.results import Report
 
-FULL = {"seconds": 40, "rates": "0.5,5,50", "window": 10}
+FULL = {"seconds": 30, "rates": "0.5,5,50", "window": 10}
 QUICK = {"seconds": 6, "rates": "1,10", "window": 2}
 
 

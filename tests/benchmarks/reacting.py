@@ -18,7 +18,7 @@ from benchmarks.ours import Ours, phones
 from benchmarks.results import Report, percentile
 from processes import wait_until
 
-FULL = {"posts": 60, "freed": 100, "slots": 20, "slot_calls": 200}
+FULL = {"posts": 50, "freed": 100, "slots": 20, "slot_calls": 200}
 QUICK = {"posts": 5, "freed": 8, "slots": 5, "slot_calls": 15}
 CALL_SECONDS = 2.0
 
