@@ -75,6 +75,29 @@ def test_a_sign_out_ends_the_session_on_the_server_and_in_the_other_tab(screens,
     assert page.context.cookies() == []
 
 
+def test_a_tab_never_shows_or_stops_what_is_of_a_key_that_signed_in_in_another_tab(
+    screens, site, account
+):
+    theirs = site.account("Other")
+    theirs.run(["+12025550117"], name="Not mine", start_at="2099-01-01T00:00:00Z")
+    page = screens.signed_in(account.key)
+    other = screens.tab(page.context)
+    other.locator("#account").get_by_text("·").wait_for()
+    page.get_by_role("button", name="Stop all dialling").click()
+    other.get_by_role("button", name="Sign out").click()
+    screens.sign_in(other, theirs.key)
+    page.get_by_text("Another key has signed in").or_(page.get_by_text(OVER)).wait_for()
+    page.locator("dialog:not(#sign-in)").get_by_role("button", name="Stop all").evaluate(CLICK)
+    page.locator("#notice").or_(page.locator("dialog .error")).get_by_text("Another key").wait_for()
+    assert page.get_by_text("Not mine").count() == 0
+    assert theirs.ask("GET", "/system").json()["stopped"] is False
+    screens.sign_in(page, theirs.key)
+    page.get_by_role("link", name="Not mine").wait_for()
+
+
+CLICK = "(button) => button.click()"  # what is under a modal dialog no pointer reaches
+
+
 def test_another_web_process_takes_the_session(screens, site, account):
     process, url = site.another_web()
     page = screens.signed_in(account.key)

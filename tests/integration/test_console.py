@@ -85,6 +85,13 @@ class TestSessions:
         assert pause(http, SAME | viewer) == 403
         assert pause(http, SAME | operator) == 404
 
+    def test_a_page_that_names_another_key_than_the_cookies_is_refused(self, http, sign_in, keys):
+        signed_in = sign_in("operator")
+        cookie = SAME | cookie_of(signed_in)
+        assert signed_in.json["key_id"] == str(keys[1]["operator"][0])
+        assert pause(http, cookie | {auth.SIGNED_IN_AS: signed_in.json["key_id"]}) == 404
+        assert pause(http, cookie | {auth.SIGNED_IN_AS: str(keys[1]["viewer"][0])}) == 401
+
     def test_a_revoked_key_ends_its_session(self, http, sign_in, keys, engine):
         cookie = cookie_of(sign_in())
         assert http.simulate_get("/session", headers=cookie).status_code == 200

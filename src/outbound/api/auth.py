@@ -14,6 +14,10 @@ from outbound.errors import Refused
 COOKIE = "outbound_session"
 SECURE_COOKIE = f"__Host-{COOKIE}"
 """What the cookie is called over https: browsers then hold us to Secure, one host, every path."""
+SIGNED_IN_AS = "X-Outbound-Key"
+"""In this header the console's page names the key as whose it shows itself."""
+_NO_KEY = "Send a valid API key: Authorization: Bearer ob_…"
+_OVER = "Your session is over, or its key was revoked."
 _READS = ("GET", "HEAD", "OPTIONS")
 
 
@@ -21,12 +25,14 @@ def identify(req: falcon.Request, role: Role) -> None:
     """Put the Caller into `req.context.caller`.
 
     Raises:
-        Refused: 401 without a good key or session, 403 with one whose role is too small, or for
-            a write that another site's page sent with our user's cookie.
+        Refused: 401 without a good key or session, or from a page that shows another key's name;
+            403 with one whose role is too small, or for a write that another site's page sent
+            with our user's cookie.
     """
     caller = _caller(req)
     if caller is None:
-        raise Refused("unauthorized", "Send a valid API key: Authorization: Bearer ob_…", 401)
+        over = req.get_header(SIGNED_IN_AS) is not None
+        raise Refused("unauthorized", _OVER if over else _NO_KEY, 401)
     req.context.caller = caller
     structlog.contextvars.bind_contextvars(account_id=str(caller.account_id))
     if Role[caller.role.upper()] < role:
@@ -37,15 +43,25 @@ def _caller(req: falcon.Request) -> Caller | None:
     given = req.get_header("Authorization")
     token = session_token(req) if given is None else None
     if token is not None:
-        if req.method not in _READS:
-            refuse_other_sites(req)
-        with req.context.node.engine.connect() as connection:
-            return sessions.authenticate(connection, token, req.context.request_id)
+        return _by_session(req, token)
     scheme, _, secret = (given or "").partition(" ")
     if scheme.lower() != "bearer" or not secret:
         return None
     with req.context.node.engine.connect() as connection:
         return accounts.authenticate(connection, secret.strip(), req.context.request_id)
+
+
+def _by_session(req: falcon.Request, token: str) -> Caller | None:
+    if req.method not in _READS:
+        refuse_other_sites(req)
+    with req.context.node.engine.connect() as connection:
+        caller = sessions.authenticate(connection, token, req.context.request_id)
+    # The cookie is of all tabs. A page that shows another account's name must not show, or stop,
+    # what the key does that signed in after it.
+    if caller and req.get_header(SIGNED_IN_AS) not in (None, str(caller.key_id)):
+        detail = "Another key has signed in, in another tab of this browser."
+        raise Refused("unauthorized", detail, 401)
+    return caller
 
 
 def session_token(req: falcon.Request) -> str | None:

@@ -110,7 +110,7 @@ def _set_cookie(
 
 def _show(row: Any) -> dict[str, Any]:
     plain = ("role", "key_name", "hint", "account_name", "expires_at")
-    return {name: row[name] for name in plain}
+    return {"key_id": str(row["key_id"]), **{name: row[name] for name in plain}}
 
 
 def _answer(resp: falcon.Response, body: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 const API = "/api/outbound";
 let clockAhead = 0; // of the server's clock, in milliseconds
+let keyId = null; // of the key as whose this page shows itself
 
 export class Problem extends Error {
   constructor(status, body) {
@@ -22,7 +23,12 @@ export function serverNow() {
   return Date.now() + clockAhead;
 }
 
-// Who wants to know that the session is over.
+// All that is sent from now on is sent as this key, or refused: the cookie is of all tabs.
+export function actAs(key) {
+  keyId = key;
+}
+
+// Who wants to know that the session is over, and why.
 export const session = new EventTarget();
 
 export async function send(method, path, body, { headers = {}, signal = null, base = API } = {}) {
@@ -31,19 +37,22 @@ export async function send(method, path, body, { headers = {}, signal = null, ba
     options.body = body instanceof Blob ? body : JSON.stringify(body);
     options.headers["Content-Type"] = "application/json";
   }
+  if (keyId && path !== "/session") options.headers["X-Outbound-Key"] = keyId;
   const sent = Date.now();
   let response;
   try {
     response = await fetch(base + path, options);
   } catch (error) {
-    throw new Problem(0, { detail: "The server does not answer. Whether it got the request is not known." });
+    throw new Problem(0, { detail: `The server does not answer.${method === "GET" ? "" : " Whether it got the request is not known."}` });
   }
   readClock(response, sent);
   const answer = await read(response);
   if (response.ok || response.status === 304) {
     return { status: response.status, body: answer, etag: response.headers.get("ETag"), sent };
   }
-  if (response.status === 401 && path !== "/session") session.dispatchEvent(new Event("over"));
+  if (response.status === 401 && path !== "/session") {
+    session.dispatchEvent(new CustomEvent("over", { detail: answer?.detail ?? "Your session is over." }));
+  }
   throw new Problem(response.status, answer || { detail: `The server answered ${response.status}.` });
 }
 

@@ -1,6 +1,6 @@
 // The frame: who is signed in, which page is shown, how old its numbers are, and the stop button.
 
-import { Problem, send, session } from "./api.js";
+import { Problem, actAs, send, session } from "./api.js";
 import { allow, announce, ask, h, isAllowed, notice, setHidden, setText, visible } from "./dom.js";
 import { Poller, oldest, pollAllNow } from "./poll.js";
 import { clock, count, duration } from "./words.js";
@@ -190,6 +190,7 @@ async function enter() {
 
 function begin() {
   const { who } = state;
+  actAs(who.key_id);
   $("account").replaceChildren(h("bdi", { title: `key …${who.hint}${who.key_name ? ` (${visible(who.key_name)})` : ""}` }, visible(who.account_name)), ` · ${who.role}`);
   allow($("stop"), mayOperate(), roleWords());
   setHidden($("start"), !mayOperate());
@@ -219,7 +220,7 @@ async function signIn(event) {
     field.value = "";
     $("sign-in").close();
     // The same account goes on where it was, with its forms as they were.
-    if (before && before.account_name === body.account_name && before.role === body.role) pollAllNow();
+    if (before?.key_id === body.key_id) pollAllNow();
     else begin();
   } catch (problem) {
     setText($("sign-in-error"), problem.code === "unauthorized" && problem.message.startsWith("Nobody")
@@ -251,8 +252,8 @@ function leave() {
   $("main").replaceChildren();
 }
 
-session.addEventListener("over", () => {
-  if (!$("sign-in").open) askForKey("Your session is over, or its key was revoked. Sign in again and you are back where you were.");
+session.addEventListener("over", (event) => {
+  if (!$("sign-in").open) askForKey(`${event.detail} Sign in again and you are back where you were.`);
 });
 $("sign-in").addEventListener("cancel", (event) => event.preventDefault());
 $("sign-in-form").addEventListener("submit", signIn);
