@@ -74,7 +74,7 @@ def test_all_unknowns_are_decided_at_once_but_the_young_ones_only_by_force(
         connection.execute(text(old), {"p": phones(3)[0]})
     page = screens.signed_in(account.key, f"#/runs/{run}/unknown")
     page.locator("tbody tr").first.wait_for()
-    for force, told in ((False, "1 calls decided."), (True, "2 calls decided.")):
+    for force, told in ((False, "Calls decided: 1."), (True, "Calls decided: 2.")):
         page.get_by_role("button", name="Decide all…").click()
         dialog(page).get_by_role("radio", name="It happened").check()
         if force:
@@ -104,12 +104,39 @@ def test_the_stop_button_stops_all_runs_and_every_tab_says_so(screens, site, acc
     page.get_by_text("All dialling is stopped. No run").wait_for(state="hidden")
 
 
-def test_a_server_without_the_stop_button_is_told_in_words(screens, account):
+def test_what_the_server_refuses_is_said_in_the_dialog_which_stays(screens, account):
     page = screens.signed_in(account.key)
-    page.route("**/account/stop", lambda route: route.fulfill(status=404, json={}))
+    page.route("**/account/stop", lambda route: route.fulfill(status=503, json={"detail": "Away."}))
     page.get_by_role("button", name="Stop all dialling").click()
+    dialog(page).get_by_label("Also hang up").check()
     dialog(page).get_by_role("button", name="Stop all dialling").click()
-    page.get_by_text("This server has no stop button yet (404).").wait_for()
+    dialog(page).get_by_text("Away.").wait_for()
+    assert dialog(page).get_by_label("Also hang up").is_checked()
+    page.unroute("**/account/stop")
+    dialog(page).get_by_role("button", name="Stop all dialling").click()
+    page.get_by_text("All dialling is stopped. No run").wait_for()
+
+
+def test_a_decision_outlives_the_session_and_a_double_click_decides_once(
+    screens, site, account, unknowns
+):
+    run = unknowns(1)
+    page = screens.signed_in(account.key, f"#/runs/{run}/unknown")
+    page.get_by_role("button", name="Decide…").click()
+    dialog(page).get_by_role("radio", name="It happened").check()
+    dialog(page).get_by_label("Note").fill("She said so")
+    with site.engine.begin() as connection:
+        connection.execute(text("UPDATE sessions SET expires_at = clock_timestamp()"))
+    dialog(page).last.get_by_role("button", name="Decide").evaluate("(one) => one.click()")
+    page.get_by_text("Your session is over").first.wait_for()
+    screens.sign_in(page, account.key)
+    posted = []
+    page.on("request", lambda one: posted.append(one.url) if one.method == "POST" else None)
+    dialog(page).get_by_role("button", name="Decide").dblclick()
+    page.get_by_text("Decided.").wait_for()
+    assert len(posted) == 1
+    page.get_by_role("link", name="lead-0").click()
+    page.locator(".timeline", has_text="She said so").wait_for()
 
 
 def test_the_system_page_tells_who_leads_who_works_and_what_was_repaired(

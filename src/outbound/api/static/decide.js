@@ -15,23 +15,23 @@ export function youngFor(attempt) {
   return Math.max(0, Date.parse(attempt.claimed_at) + YOUNG - serverNow());
 }
 
-export async function decideOne(run, call) {
+export function decideOne(run, call) {
   const attempt = unknownAttempt(call);
-  const data = await ask({
+  ask({
     title: "What became of this call?",
     body: [h("p", {}, foreign(call.lead_id, { class: "cut" }), " · ", phone(call.phone)), ...fields({ taken: attempt.carrier_call_id, young: youngFor(attempt) })],
     action: "Decide", check: (given) => check(given, youngFor(attempt)),
+    act: (given) => decide(`/runs/${encodeURIComponent(run)}/calls/${call.call_id}/resolve`, given, () => "Decided."),
   });
-  if (data) await decide(`/runs/${encodeURIComponent(run)}/calls/${call.call_id}/resolve`, data, () => "Decided.");
 }
 
-export async function decideAll(run, many) {
-  const data = await ask({
+export function decideAll(run, many) {
+  ask({
     title: `Decide all unknown calls of this run (${count(many)})?`,
     body: [h("p", {}, "The same answer for each of them that was claimed at least 15 minutes ago when you press the button; how many that were is told afterwards."), ...fields({ all: true })],
     action: "Decide all", danger: true, check: (given) => check(given, 0),
+    act: (given) => decide(`/runs/${encodeURIComponent(run)}/resolve`, given, (answer) => `Calls decided: ${count(answer.resolved)}.`),
   });
-  if (data) await decide(`/runs/${encodeURIComponent(run)}/resolve`, data, (answer) => `${count(answer.resolved)} calls decided.`);
 }
 
 function fields({ taken = null, young = 0, all = false }) {
@@ -64,8 +64,7 @@ async function decide(path, given, words) {
   const body = { decision, outcome: decision === "placed" ? given.get("outcome") : null, note: given.get("note").trim() || null, force: given.get("force") !== null };
   try {
     notice(words((await send("POST", path, body)).body));
-  } catch (problem) {
-    notice(problem.words, "bad");
+  } finally {
+    pollAllNow();
   }
-  pollAllNow();
 }

@@ -91,33 +91,34 @@ export function keyed(body, items, keyOf, make, update, { mayRemove = true } = {
   }
 }
 
-// Asks in a dialog of its own; resolves to the form's data, or to null.
-export function ask({ title, body = [], action, danger = false, check = () => "" }) {
-  return new Promise((resolve) => {
-    const error = h("p", { class: "error", role: "alert" });
-    const form = h("form", { method: "dialog" },
-      h("h2", { id: "ask-title" }, title), ...body, error,
-      h("div", { class: "actions" },
-        h("button", { type: "button", onclick: () => dialog.close() }, "Go back"),
-        h("button", { type: "submit", class: danger ? "danger solid" : "primary" }, action)));
-    const dialog = h("dialog", { "aria-labelledby": "ask-title" }, form);
-    let answer = null;
-    form.addEventListener("submit", (event) => {
-      event.preventDefault();
-      const data = new FormData(form);
-      const wrong = check(data);
-      setText(error, wrong);
-      if (wrong) return;
-      answer = data;
+// Asks in a dialog of its own, which stays, with all that was typed, until `act` has done it.
+export function ask({ title, body = [], action, danger = false, check = () => "", act }) {
+  const error = h("p", { class: "error", role: "alert" });
+  const submit = h("button", { type: "submit", class: danger ? "danger solid" : "primary" }, action);
+  const form = h("form", { method: "dialog" },
+    h("h2", { id: "ask-title" }, title), ...body, error,
+    h("div", { class: "actions" }, h("button", { type: "button", onclick: () => dialog.close() }, "Go back"), submit));
+  const dialog = h("dialog", { "aria-labelledby": "ask-title" }, form);
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    if (!isAllowed(submit)) return;
+    const data = new FormData(form);
+    const wrong = check(data);
+    setText(error, wrong);
+    if (wrong) return;
+    allow(submit, false, "It is being sent.");
+    try {
+      await act(data);
       dialog.close();
-    });
-    dialog.addEventListener("close", () => {
-      dialog.remove();
-      resolve(answer);
-    });
-    document.body.append(dialog);
-    dialog.showModal();
+    } catch (problem) {
+      setText(error, visible(problem.words ?? problem));
+      if (!dialog.open) notice(error.textContent, "bad");
+    }
+    allow(submit, true);
   });
+  dialog.addEventListener("close", () => dialog.remove());
+  document.body.append(dialog);
+  dialog.showModal();
 }
 
 let hideNotice = 0;

@@ -147,29 +147,26 @@ function roleWords() {
   return "Your key has the role viewer: it may look, and change nothing.";
 }
 
-async function stopAll() {
+function stopAll() {
   if (!isAllowed($("stop"))) return notice($("stop").title, "bad");
-  const data = await ask({
+  ask({
     title: "Stop all dialling?",
     body: [
       h("p", {}, "No run of this account makes a new call, at once, until it is started again. A request that is already on its way to the carrier may still arrive."),
       h("label", { class: "check" }, h("input", { type: "checkbox", name: "hang_up" }), " Also hang up the calls that are going on"),
     ],
     action: "Stop all dialling", danger: true,
+    act: (data) => act("stop", { hang_up: data.get("hang_up") !== null }, "All dialling is stopped.", "Stopped; requests on their way are still being waited for."),
   });
-  if (data) await act("stop", { hang_up: data.get("hang_up") !== null }, "All dialling is stopped.", "Stopped; requests on their way are still being waited for.");
 }
 
 async function act(verb, body, done, soon) {
   try {
     const answer = await send("POST", `/account/${verb}`, body);
     notice(answer.status === 202 ? soon : done);
-  } catch (problem) {
-    notice(problem.status === 404
-      ? "This server has no stop button yet (404). Pause or cancel the runs one by one instead."
-      : problem.words, "bad");
+  } finally {
+    pollAllNow();
   }
-  pollAllNow();
 }
 
 // --- the session --------------------------------------------------------------------------------

@@ -138,18 +138,17 @@ function updateTalking(view, page) {
   setText(view.more, `The newest ${TALKING}; “in progress” above counts all.`);
 }
 
-async function pause(view) {
-  const sure = await ask({
+function pause(view) {
+  ask({
     title: "Pause this run?",
     body: [h("p", {}, "No new call is made until it is resumed. Calls that are going on are not touched, and a request already on its way may still arrive.")],
-    action: "Pause run",
+    action: "Pause run", act: () => change(view, "pause", {}),
   });
-  if (sure) await change(view, "pause", {});
 }
 
-async function cancel(view) {
+function cancel(view) {
   const { run } = view;
-  const data = await ask({
+  ask({
     title: "Cancel this run for good?",
     body: [
       h("p", {}, `${count(run.queued)} waiting calls are never made. This cannot be taken back.`),
@@ -157,19 +156,16 @@ async function cancel(view) {
         h("label", { class: "check" }, h("input", { type: "radio", name: "hang_up", value: "no", checked: true }), " Let them end by themselves"),
         h("label", { class: "check" }, h("input", { type: "radio", name: "hang_up", value: "yes" }), " Hang up on them")),
     ],
-    action: "Cancel run", danger: true,
+    action: "Cancel run", danger: true, act: (data) => change(view, "cancel", { hang_up: data.get("hang_up") === "yes" }),
   });
-  if (data) await change(view, "cancel", { hang_up: data.get("hang_up") === "yes" });
 }
 
 async function change(view, verb, body) {
-  const all = Object.values(view.buttons);
-  all.forEach((one) => allow(one, false, "Being done…"));
+  Object.values(view.buttons).forEach((one) => allow(one, false, "Being done…"));
   try {
     const answer = await send("POST", `/runs/${encodeURIComponent(view.id)}/${verb}`, body);
     notice(answer.status === 202 ? "Done: no new call is made. A request already on its way is still being waited for." : { pause: "Paused.", resume: "It goes on.", cancel: "Cancelled." }[verb]);
-  } catch (problem) {
-    notice(problem.words, "bad");
+  } finally {
+    pollAllNow();
   }
-  pollAllNow();
 }
