@@ -19,6 +19,7 @@ from outbound.times import rfc3339
 
 _SELECT = f"""
     SELECT r.*, n.*, clock_timestamp() AS now, p.calls_per_second AS account_rate,
+           p.stopped,
            CASE WHEN r.ended_at IS NULL THEN (
                SELECT b.last_error FROM breakers b WHERE b.account_id = r.account_id
                 ORDER BY b.opened_at LIMIT 1) END AS last_error
@@ -115,6 +116,8 @@ def _eta(row: RowMapping) -> str | None:
     """Guess when the run ends: by its pace, or by what it has settled so far if that is slower."""
     left = row["queued"] + row["in_progress"]
     if row["status"] not in (RunStatus.PENDING, RunStatus.RUNNING) or not left:
+        return None
+    if row["stopped"] or row["last_error"]:  # how long they hold, nobody knows
         return None
     seconds = row["queued"] / min(row["calls_per_second"], row["account_rate"])
     settled = row["total_leads"] - left

@@ -18,10 +18,10 @@ def phones(many):
 def unknowns(site, account):
     """Makes a run of calls that nobody knows of; afterwards the carrier is well again."""
 
-    def make(many, **fields):
+    def make(many, become=None, **fields):
         site.world.faults(hang_without_accepting=100)
         run = account.run(phones(many), name="Nobody knows", **fields)
-        site.world.wait_for_run(account.key, run, unknown=many)
+        site.world.wait_for_run(account.key, run, unknown=become or many)
         site.world.faults()
         return run
 
@@ -63,6 +63,18 @@ def test_an_unknown_is_decided_once_it_is_said_why_it_is_one(screens, site, acco
     decide(page, "It happened", note="She rang back")
     page.locator(".timeline", has_text="She rang back").wait_for()
     assert site.world.run(account.key, run)["outcomes"]["no_answer"] == 1
+
+
+def test_a_run_whose_lines_are_all_taken_by_unknowns_says_that_it_waits_and_guesses_no_end(
+    screens, site, account, unknowns
+):
+    run = unknowns(4, concurrency=2, become=2)
+    page = screens.signed_in(account.key, f"#/runs/{run}")
+    page.get_by_text(
+        "Nothing is being dialled. The newest queued call waits for a free line"
+    ).wait_for()
+    assert page.locator("dt", has_text="Ends").locator("+ dd").inner_text() == "not known"
+    assert "peak" not in page.locator("article").inner_text()  # this page has seen no call begin
 
 
 def test_all_unknowns_are_decided_at_once_but_the_young_ones_only_by_force(

@@ -236,6 +236,11 @@ def test_what_does_not_exist_is_said(screens, account):
     page.get_by_text("There is no such page.").wait_for()
 
 
+def test_a_time_of_another_year_names_its_year(screens, account):
+    page = screens.signed_in(account.key, f"#/runs/{waiting(account)}")
+    page.locator(".facts time", has_text="2099").wait_for()
+
+
 def test_times_are_in_the_viewers_zone(screens, account):
     run = waiting(account)
     page = screens.signed_in(account.key, f"#/runs/{run}", timezone_id="Asia/Kathmandu")

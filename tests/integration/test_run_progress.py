@@ -89,6 +89,10 @@ def test_what_is_said_to_be_possible_is(node, engine, account, status, verb):
     getattr(runs, verb)(node, account, run, Caller(account, uuid7(), "operator", "r"), **more)
 
 
+_STOPPED = "UPDATE account_pace SET stopped = true"
+_BROKEN = "INSERT INTO breakers SELECT id, 'twilio', now(), now(), 'wrong token' FROM accounts"
+
+
 class TestEta:
     def guess(self, engine, account, run):
         eta = show(engine, account, run)["eta"]
@@ -112,6 +116,13 @@ class TestEta:
     @pytest.mark.parametrize("status", ["scheduled", "paused", "completed"])
     def test_there_is_none_for_a_run_that_does_not_run(self, engine, account, status):
         run = make_run(engine, account, [phone(1)], status=status)
+        assert show(engine, account, run)["eta"] is None
+
+    @pytest.mark.parametrize("held", [_STOPPED, _BROKEN])
+    def test_there_is_none_while_nobody_knows_when_dialling_goes_on(self, engine, account, held):
+        run = make_run(engine, account, [phone(1)])
+        assert show(engine, account, run)["eta"]
+        do(engine, held)
         assert show(engine, account, run)["eta"] is None
 
 

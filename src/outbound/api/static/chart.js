@@ -37,11 +37,12 @@ export function chart(label) {
   return { element, draw: (run, now) => draw(samples.get(run) ?? [], now, { line, area }) };
 }
 
-// Draws, and returns the plot's highest value and how far back it goes.
+// Draws, and returns the highest rate that was seen and how far back it goes.
 function draw(known, now, { line, area }) {
   const points = known.map((one, index) => ({ at: one.at, rate: rateAt(known, index) })).filter((one) => one.at >= now - SPAN);
   const span = Math.min(SPAN, Math.max(SHORTEST, now - (points[0]?.at ?? now)));
-  const most = Math.max(1, ...points.map((one) => one.rate ?? 0));
+  const peak = Math.max(0, ...points.map((one) => one.rate ?? 0));
+  const most = Math.max(1, peak);
   const x = (one) => (WIDTH * (1 - (now - one.at) / span)).toFixed(1);
   const y = (one) => (HEIGHT - (one.rate / most) * (HEIGHT - 6)).toFixed(1);
   let drawn = "";
@@ -53,7 +54,7 @@ function draw(known, now, { line, area }) {
   }
   line.setAttribute("d", drawn);
   area.setAttribute("d", filled);
-  return { peak: most, span };
+  return { peak, span };
 }
 
 // The line breaks where nobody watched: what happened there is not known.

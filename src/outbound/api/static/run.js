@@ -5,7 +5,7 @@ import { chart, note, rateNow } from "./chart.js";
 import { allow, announce, ask, foreign, h, isAllowed, keyed, notice, phone, setHidden, setText, table, visible } from "./dom.js";
 import { pollAllNow } from "./poll.js";
 import { bar, updateBar } from "./runs.js";
-import { OUTCOMES, PARTS, ago, clock, count, duration, pill, time, word } from "./words.js";
+import { OUTCOMES, PARTS, ago, clock, count, duration, pill, time, waits, word } from "./words.js";
 
 const TALKING = 12;
 
@@ -26,6 +26,7 @@ export function runPage(context) {
 
 function build(context, id) {
   const view = { id, name: h("h1", {}, "…"), status: h("span"), facts: h("p", { class: "muted small facts" }), bar: bar(), sum: h("span", { class: "number live" }) };
+  view.waits = h("p", { class: "muted small", hidden: true });
   view.error = h("div", { class: "banner warn", hidden: true });
   view.parts = tiles(PARTS, (part) => part === "unknown" ? `#/runs/${id}/unknown` : `#/runs/${id}/calls?state=${part}`);
   view.outcomes = tiles(OUTCOMES, (outcome) => `#/runs/${id}/calls?outcome=${outcome}`);
@@ -45,7 +46,7 @@ function build(context, id) {
     h("div", { class: "head" }, view.name, view.status,
       h("div", { class: "actions" }, ...(context.mayOperate ? Object.values(view.buttons) : []))),
     why, view.facts, view.error,
-    h("section", { class: "card" }, view.bar, h("div", { class: "tiles live" }, ...view.parts.elements), h("p", { class: "muted small" }, view.sum)),
+    h("section", { class: "card" }, view.bar, h("div", { class: "tiles live" }, ...view.parts.elements), h("p", { class: "muted small" }, view.sum), view.waits),
     h("div", { class: "columns" },
       h("section", { class: "card" }, h("h2", {}, "Outcomes"), h("div", { class: "tiles small live" }, ...view.outcomes.elements), view.pace),
       h("section", { class: "card" }, h("h2", {}, "Calls per second ", view.peak), h("div", { class: "live" }, view.chart.element),
@@ -88,8 +89,9 @@ function update(view, run, context) {
   const total = PARTS.reduce((sum, part) => sum + run[part], 0);
   setText(view.sum, `${PARTS.map((part) => count(run[part])).join(" + ")} = ${count(total)}${total === run.total_leads ? " leads" : `, but the run has ${count(run.total_leads)} leads: tell your administrator`}`);
   const { peak, span } = view.chart.draw(view.id, Date.now());
-  setText(view.peak, `peak ${peak < 10 ? peak.toFixed(1) : Math.round(peak)}/s`);
+  setText(view.peak, peak ? `peak ${peak < 10 ? peak.toFixed(1) : Math.round(peak)}/s` : "");
   setText(view.from, `${duration(span / 1000)} ago`);
+  askWhyItWaits(view, run);
   updatePace(view, run);
   if (!context.mayOperate) return;
   const over = run.ended_at ? `The run is ${word(run.status)}.` : run.cancel_requested ? "The run is being cancelled." : "";
@@ -106,6 +108,24 @@ function updateFacts(view, run) {
   view.facts.replaceChildren(h("span", { class: "id" }, run.run_id), ...known.flatMap(([name, at]) => [` · ${name} `, time(at)]));
 }
 
+// A run that goes on and dials nothing says why: by the newest of its waiting calls.
+async function askWhyItWaits(view, run) {
+  const idle = run.queued && !run.in_progress && ["pending", "running"].includes(run.status);
+  if (!idle) view.reason = null;
+  setHidden(view.waits, !view.reason);
+  if (!idle || view.asking) return;
+  view.asking = true;
+  try {
+    const { body } = await send("GET", `/runs/${encodeURIComponent(view.id)}/calls?state=queued&limit=1`);
+    view.reason = body.items[0]?.waiting_for ?? null;
+    setText(view.waits, `Nothing is being dialled. The newest queued call waits ${waits(view.reason)}.`);
+  } catch {
+    view.reason = null; // how old the page is, and why, is said above
+  } finally {
+    view.asking = false;
+  }
+}
+
 function updatePace(view, run) {
   const rate = rateNow(view.id);
   const since = run.started_at ? (Date.parse(run.ended_at ?? new Date(serverNow()).toISOString()) - Date.parse(run.started_at)) / 1000 : 0;
@@ -114,7 +134,7 @@ function updatePace(view, run) {
     "Calls/s since the start": since >= 1 ? (run.attempts / since).toFixed(1) : "–",
     "Allowed": `${run.calls_per_second}/s, ${count(run.concurrency)} at once`,
     "Attempts": count(run.attempts),
-    "Ends": run.eta ? `about ${clock(run.eta)}, in ${duration((Date.parse(run.eta) - serverNow()) / 1000)}` : run.ended_at ? clock(run.ended_at) : "not known",
+    "Ends": run.eta && (!view.reason || view.reason === "pace") ? `about ${clock(run.eta)}, in ${duration((Date.parse(run.eta) - serverNow()) / 1000)}` : run.ended_at ? clock(run.ended_at) : "not known",
     "Left out": `${count(run.duplicates)} double, ${count(run.rejected)} rejected`,
   };
   Object.entries(pairs).forEach(([name, value], index) => {

@@ -59,12 +59,14 @@ export function count(number) {
 
 const HOUR = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
 const DAY = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+const YEAR = new Intl.DateTimeFormat(undefined, { year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 const FULL = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long", hourCycle: "h23" });
 
 export function clock(at) {
   const date = new Date(at);
-  const today = new Date(serverNow()).toDateString() === date.toDateString();
-  return (today ? HOUR : DAY).format(date);
+  const now = new Date(serverNow());
+  if (now.toDateString() === date.toDateString()) return HOUR.format(date);
+  return (now.getFullYear() === date.getFullYear() ? DAY : YEAR).format(date);
 }
 
 // A moment in the viewer's zone; the zone, and UTC, in its title.
