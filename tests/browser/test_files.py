@@ -61,7 +61,7 @@ def test_what_is_pasted_is_taken_as_a_file_is(form, account):
     form.get_by_role("button", name="Use this").click()
     assert preview(form) == [["7", "+12025557013"]]
     start(form)
-    form.get_by_text("1 leads are called.").wait_for()
+    form.get_by_text("1 lead to call.").wait_for()
     assert list(leads_of(account)[1]) == ["7"]
 
 
@@ -74,7 +74,7 @@ def test_json_lines_become_columns_and_a_bad_line_is_left_out(form, account, fil
     choose(form, files("leads.jsonl", "\n".join(lines)))
     preview(form)
     start(form)
-    form.get_by_text("1 rows are left out").wait_for()
+    form.get_by_text("1 row left out").wait_for()
     form.get_by_text("This line is no JSON object.").wait_for()
     assert set(leads_of(account)[1]) == {"a", "b"}
 
@@ -87,10 +87,13 @@ def test_an_encoding_that_is_certain_is_not_asked_for(form, files, encoding):
 
 def test_an_uncertain_encoding_is_asked_for_with_how_it_would_read(form, account, files):
     choose(form, files("leads.csv", GOOD, "cp1255"))
+    form.get_by_text("Choose the line that reads right").wait_for()
+    start(form)
+    form.get_by_text("Say first how the file is written.").wait_for()
     form.locator("label", has_text="דנה").get_by_role("radio").check()
     assert preview(form)[1] == ["crm-2", "+12025557012", "דנה"]
     start(form)
-    form.get_by_text("2 leads are called.").wait_for()
+    form.get_by_text("2 leads to call.").wait_for()
     assert leads_of(account)[1]["crm-2"]["variables"] == {"name": "דנה"}
 
 
@@ -98,7 +101,7 @@ def test_quotes_separators_and_lines_within_cells_are_read(form, files):
     choose(form, files("leads.csv", 'id;phone;note\r\n1;+12025557016;"a ""b"";\r\nc"\r\n\r\n'))
     preview(form)
     assert form.locator("table.preview tbody td").nth(2).inner_text().startswith('a "b";')
-    form.get_by_text("leads.csv: 1 rows.").wait_for()
+    form.get_by_text("leads.csv: 1 row.").wait_for()
 
 
 def test_a_number_that_excel_destroyed_is_refused_with_its_own_sentence(form, account, files):
@@ -107,7 +110,7 @@ def test_a_number_that_excel_destroyed_is_refused_with_its_own_sentence(form, ac
     )
     preview(form)
     start(form)
-    form.get_by_text("3 rows are left out").wait_for()
+    form.get_by_text("3 rows left out").wait_for()
     form.get_by_text("A spreadsheet destroyed this number (9.72E+11)").wait_for()
     with form.expect_download() as download:
         form.get_by_role("button", name="Download the rows left out").click()
@@ -128,6 +131,12 @@ BAD = {
         b'id,phone\n1,"+12025557017\n',
         "A quote that opens in line 2 is never closed.",
     ),
+    "an old workbook": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1\x00", "This is an old Excel workbook."),
+    "a PDF": (b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj\n", "This is a PDF."),
+    "a picture": (b"\x89PNG\r\n\x1a\n\x00", "This is a picture."),
+    "a web page": (b"\n<!doctype html><p>Log in", "This is a web page or XML"),
+    "a JSON list": (b'[{"lead_id": "1"}]', "This is a JSON list."),
+    "a JSON body": (b'{\n"leads": [\n]}\n', "No line is a JSON object of its own."),
     "blank lines": (b"\n\n  \n", "The file has no rows."),
 }
 
@@ -139,6 +148,30 @@ def test_a_file_that_cannot_be_read_is_refused_in_words(form, files, what):
     form.get_by_text(told).wait_for()
     start(form)
     form.get_by_text("Choose another file first.").wait_for()
+
+
+def test_the_line_that_names_excels_separator_is_no_row(form, files):
+    choose(form, files("leads.csv", "sep=;\r\nid;phone\r\n7;+12025557019\r\n"))
+    assert preview(form) == [["7", "+12025557019"]]
+
+
+def test_what_was_typed_is_not_lost_by_a_reload_without_a_question(form, files):
+    asked = []
+    form.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.accept()))
+    form.get_by_label("Name", exact=True).press_sequentially("Half written")
+    form.reload()
+    assert asked == ["beforeunload"]
+    form.reload()  # nothing was typed since
+    assert len(asked) == 1
+
+
+def test_a_run_that_is_too_large_is_not_sent_and_says_how_large_it_is(form, files):
+    rest = "דנה " * 100  # two bytes a letter as UTF-8, which a run is sent in
+    rows = "".join(f"{n},+1202555{n % 10_000:04d},{rest}\n" for n in range(99_000))
+    choose(form, files("large.csv", "id,phone,note\n" + rows))
+    form.locator("table.preview").wait_for(timeout=90_000)
+    start(form)
+    form.get_by_text("Split the file, or leave out columns.").wait_for(timeout=90_000)
 
 
 def test_without_a_column_of_phones_one_is_told_to_choose(form, files):
@@ -156,7 +189,8 @@ def test_a_double_click_starts_one_run(form, account, files):
     choose(form, files("leads.csv", GOOD))
     preview(form)
     form.get_by_role("button", name="Start run").dblclick()
-    form.get_by_text("2 leads are called.").wait_for()
+    form.get_by_text("2 leads to call.").wait_for()
+    assert form.get_by_text("It is being sent.").count() == 0
     assert len(account.ask("GET", "/runs").json()["items"]) == 1
 
 
@@ -178,7 +212,7 @@ def test_an_answer_that_gets_lost_does_not_start_a_second_run(form, account, fil
     start(form)
     form.get_by_text("it is started once only").wait_for()
     start(form)
-    form.get_by_text("2 leads are called.").wait_for()
+    form.get_by_text("2 leads to call.").wait_for()
     assert len(account.ask("GET", "/runs").json()["items"]) == 1
 
 
@@ -187,7 +221,7 @@ def test_the_same_leads_once_more_are_asked_about(form, account, files):
         choose(form, files("leads.csv", GOOD))
         preview(form)
         start(form)
-        form.get_by_text("2 leads are called.").or_(
+        form.get_by_text("2 leads to call.").or_(
             form.get_by_text("Start it once more")
         ).first.wait_for()
     form.get_by_role("button", name="Start it once more").click()

@@ -2,18 +2,21 @@
 
 import { Problem, send } from "./api.js";
 import { allow, foreign, h, isAllowed, notice, setHidden, setText, visible } from "./dom.js";
-import { count, reason } from "./words.js";
+import { count, many, reason } from "./words.js";
 
 const PHONE = /phone|mobile|cell|tel|number|טלפון|נייד|هاتف|телефон/i;
 const LEAD = /^(lead.?id|id|external.?id|crm.?id|customer.?id|lead)$/i;
 const FRESH = ["windows-1255", "windows-1252", "windows-1251", "windows-1256", "utf-8", "utf-16le", "utf-16be"];
 const workerUrl = window.trustedTypes?.createPolicy("outbound-worker", { createScriptURL: (own) => own }) ?? { createScriptURL: (own) => own };
+const MOST_BYTES = 64 << 20; // of a request
 let kept = null; // the form stays as it is while one looks at another page
+
+window.addEventListener("beforeunload", (event) => { if (kept?.form.isTouched) event.preventDefault(); });
 
 export function newRunPage(context) {
   if (!context.mayOperate) return h("section", {}, h("h1", {}, "New run"), h("p", {}, "Your key has the role viewer: it may look, and start nothing. Sign in with a key of the role operator or admin."));
-  if (kept?.account !== context.who.account_name) kept = { account: context.who.account_name, element: new Form().element };
-  return kept.element;
+  if (kept?.account !== context.who.account_name) kept = { account: context.who.account_name, form: new Form() };
+  return kept.form.element;
 }
 
 class Form {
@@ -59,7 +62,7 @@ class Form {
     });
     this.submit = h("button", { type: "submit", class: "primary", "aria-disabled": "true", title: "Choose a file first." }, "Start run");
     this.form = h("form", { onsubmit: (event) => { event.preventDefault(); this.start(); } }, this.settings(), this.wrong, h("div", { class: "actions" }, this.submit));
-    this.element = h("section", { class: "new" }, h("h1", {}, "New run"), this.result,
+    this.element = h("section", { class: "new", oninput: () => { this.isTouched = true; } }, h("h1", {}, "New run"), this.result,
       h("section", { class: "card" }, h("h2", {}, "1. Leads"), drop,
         h("details", {}, h("summary", {}, "or paste them"), h("label", { for: "paste", class: "unseen" }, "Leads as CSV or JSON Lines"), this.paste,
           h("button", { type: "button", onclick: () => this.load(new Blob([this.paste.value]), "what you pasted") }, "Use this")),
@@ -103,11 +106,16 @@ class Form {
       const answer = await this.tell({ does: "load", file, encoding });
       if (turn !== this.turn) return;
       this.chooseEncoding(answer, file, name);
-      if (answer.ask) setText(this.state, "This file does not say how it is written. Choose the line that reads right:");
+      if (answer.ask) this.askEncoding();
       else this.show(answer, name);
     } catch (error) {
       if (turn === this.turn) this.refuse(error);
     }
+  }
+
+  askEncoding() {
+    setText(this.state, "This file does not say how it is written. Choose the line that reads right:");
+    allow(this.submit, false, "Say first how the file is written.");
   }
 
   refuse(error) {
@@ -131,7 +139,7 @@ class Form {
 
   show(answer, name) {
     this.loaded = answer;
-    setText(this.state, `${visible(name)}: ${count(answer.total)} rows.`);
+    setText(this.state, `${visible(name)}: ${many(answer.total, "row")}.`);
     const roleOf = guess(answer.header, answer.sample);
     const roles = answer.header.map((column, index) => h("select", { "aria-label": `What is ${column}?`, onchange: () => this.check() },
       ...[["variable", "variable"], ["phone", "phone"], ["lead", "lead id"], ["", "leave out"]].map(([value, text]) => h("option", { value, selected: roleOf[index] === value }, text))));
@@ -173,19 +181,23 @@ class Form {
   }
 
   async start(allowDuplicate = false) {
+    if (this.isSending) return; // the second half of a double click
     if (!isAllowed(this.submit)) return setText(this.wrong, this.submit.title);
     const { phones, leads, variables } = this.mapping();
+    this.isSending = true;
     allow(this.submit, false, "It is being sent.");
     setText(this.wrong, "");
     setText(this.submit, "Sending…");
     try {
       const built = await this.tell({ does: "build", mapping: { phone: phones[0], lead: leads[0] ?? -1, variables }, settings: this.body(allowDuplicate) });
       if (!built.count) throw new Problem(422, { detail: `No row can be called. ${built.refused.map((one) => `Line ${one.line}: ${reason(one.code)}`).join(" ")}` });
+      if (built.body.size > MOST_BYTES) throw new Problem(413, { detail: `All rows together are ${Math.ceil(built.body.size / (1 << 20))} MiB; one run takes ${MOST_BYTES >> 20}. Split the file, or leave out columns.` });
       const { body } = await send("POST", "/runs", built.body, { headers: { "Idempotency-Key": this.key } });
       this.taken(body, built);
     } catch (problem) {
       this.fail(problem);
     } finally {
+      this.isSending = false;
       setText(this.submit, "Start run");
       if (this.loaded) allow(this.submit, true);
     }
@@ -197,7 +209,7 @@ class Form {
     const rejected = (problem.body?.rejections ?? []).slice(0, 3).map((one) => reason(one.code));
     this.wrong.replaceChildren(`${visible(problem.words ?? problem.message)} ${rejected.join(" ")}`);
     if (problem.code === "duplicate_run") {
-      this.wrong.append(" ", h("a", { href: `#/runs/${problem.body.run_id}` }, "Show that run"), " ", h("button", { type: "button", onclick: () => this.start(true) }, "Start it once more"));
+      this.wrong.replaceChildren("The same rows with the same settings became a run less than ten minutes ago. ", h("a", { href: `#/runs/${problem.body.run_id}` }, "Show that run"), " ", h("button", { type: "button", onclick: () => this.start(true) }, "Start it once more"));
     }
     if (problem.status === 0) this.wrong.append(" Press Start run again: it is started once only.");
   }
@@ -206,6 +218,7 @@ class Form {
     this.key = crypto.randomUUID();
     const left = built.refusedCount + run.rejected + run.duplicates;
     this.loaded = null;
+    this.isTouched = false;
     this.preview.replaceChildren();
     this.encoding.replaceChildren();
     this.file.value = "";
@@ -214,8 +227,8 @@ class Form {
     allow(this.submit, false, "Choose a file first.");
     setHidden(this.result, false);
     const words = [...built.refused, ...run.rejections.map((one) => ({ code: one.code }))].map((one) => one.code);
-    this.result.replaceChildren(h("h2", {}, "The run is stored"), h("p", {}, `${count(run.accepted)} leads are called. `,
-      left ? `${count(left)} rows are left out: ${count(run.duplicates)} double, ${count(built.refusedCount + run.rejected)} not usable.` : "No row is left out."),
+    this.result.replaceChildren(h("h2", {}, "The run is stored"), h("p", {}, `${many(run.accepted, "lead")} to call. `,
+      left ? `${many(left, "row")} left out: ${count(run.duplicates)} double, ${count(built.refusedCount + run.rejected)} not usable.` : "No row is left out."),
     h("ul", { class: "small" }, ...[...new Set(words)].slice(0, 6).map((code) => h("li", {}, reason(code)))),
     h("div", { class: "actions start" }, h("a", { class: "button primary", href: `#/runs/${run.run_id}` }, "Watch the run"),
       left ? h("button", { type: "button", onclick: () => this.download(run) }, "Download the rows left out") : null));

@@ -4,13 +4,24 @@ export const MAX_ROWS = 100_000; // leads that one run takes
 const DELIMITERS = [",", ";", "\t", "|"];
 const ENCODINGS = ["windows-1255", "windows-1252", "windows-1251", "windows-1256", "utf-16le"];
 
+// What people choose by mistake, by how it begins.
+const NO_ROWS = [
+  [/^PK/, "This is an Excel workbook (or another zip). Save it as “CSV UTF-8” and take that file."],
+  [/^\u00d0\u00cf\u0011\u00e0/, "This is an old Excel workbook. Save it as “CSV UTF-8” and take that file."],
+  [/^%PDF/, "This is a PDF. Ask whoever made it for the list as CSV."],
+  [/^(\u0089PNG|\u00ff\u00d8|GIF8)/, "This is a picture."],
+  [/^\s*</, "This is a web page or XML, perhaps with the name of a spreadsheet. Save it as “CSV UTF-8” and take that file."],
+  [/^\s*\[/, "This is a JSON list. JSON Lines has one object a line; the command line, outbound run create, takes a list as it is."],
+];
+
 export class Unreadable extends Error {}
 
 // The file's encoding, if it says it or can be only one; else null, with how each would read.
 export async function encodingOf(file) {
   const head = new Uint8Array(await file.slice(0, 65536).arrayBuffer());
   if (!head.length) throw new Unreadable("The file is empty.");
-  if (head[0] === 0x50 && head[1] === 0x4b) throw new Unreadable("This is an Excel workbook (or another zip). Save it as “CSV UTF-8” and take that file.");
+  const start = String.fromCharCode(...head.slice(head[0] === 0xef ? 3 : 0, 64));
+  for (const [begins, words] of NO_ROWS) if (begins.test(start)) throw new Unreadable(words);
   if (head[0] === 0xef && head[1] === 0xbb && head[2] === 0xbf) return { encoding: "utf-8", sure: "it starts with a byte order mark" };
   if (head[0] === 0xff && head[1] === 0xfe) return { encoding: "utf-16le", sure: "it starts with a byte order mark" };
   if (head[0] === 0xfe && head[1] === 0xff) return { encoding: "utf-16be", sure: "it starts with a byte order mark" };
@@ -58,7 +69,8 @@ class Csv {
   total = 0;
   constructor(text) {
     const first = text.slice(0, (text + "\n").search(/[\r\n]/));
-    this.delimiter = DELIMITERS.reduce((best, one) => (first.split(one).length > first.split(best).length ? one : best));
+    this.says = /^"?sep=(.)"?$/i.exec(first)?.[1]; // a line that Excel writes, and reads, and nobody sees
+    this.delimiter = this.says ?? DELIMITERS.reduce((best, one) => (first.split(one).length > first.split(best).length ? one : best));
     Object.assign(this, { cells: [], cell: "", quoted: false, wasQuote: false, line: 1, started: 1, openedAt: 0 });
   }
 
@@ -91,7 +103,8 @@ class Csv {
   }
 
   endRow() {
-    if (this.cells.some(Boolean)) {
+    if (this.says) this.says = null;
+    else if (this.cells.some(Boolean)) {
       this.total += 1;
       if (this.rows.length <= MAX_ROWS) this.rows.push({ line: this.started, cells: this.cells });
     }
@@ -142,6 +155,7 @@ class JsonLines {
 
   end() {
     if (this.rest) this.take(this.rest);
+    if (this.total && !this.columns.size) throw new Unreadable("No line is a JSON object of its own. JSON Lines has one object a line; the command line, outbound run create, takes other JSON as it is.");
     this.header = [...this.columns.keys()];
   }
 }

@@ -57,6 +57,10 @@ export function count(number) {
   return Number(number).toLocaleString();
 }
 
+export function many(number, what) {
+  return `${count(number)} ${what}${number === 1 ? "" : "s"}`;
+}
+
 const HOUR = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
 const DAY = new Intl.DateTimeFormat(undefined, { month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 const YEAR = new Intl.DateTimeFormat(undefined, { year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
