@@ -103,6 +103,19 @@ def test_a_stranger_brings_it_up_makes_a_run_watches_and_audits_it(up, tmp_path)
     wait_until(lambda: are_gone(children), 10)
 
 
+def test_it_says_where_the_console_is_and_what_to_type_in_a_fresh_terminal(up, tmp_path):
+    process, directory, port = up()
+    said = "".join(next(process.stderr) for _ in range(7))
+    assert f"console  http://127.0.0.1:{port}/ " in said
+    assert requests.get(f"http://127.0.0.1:{port}/", timeout=10).text.startswith("<!doctype html>")
+    typed = [line.strip() for line in said.splitlines() if line.startswith("  ")][2:]
+    assert typed[0] == f". {directory}/env"
+    script = "\n".join(typed).replace(" NAME ", " acme ").partition("outbound key")[0]
+    shell = ["env", "-i", "PATH=/usr/bin:/bin", "sh", "-ec", script]
+    done = subprocess.run(shell, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_two_at_once_and_again_after_a_kill(up):
     first, directory, _ = up("one")
     second, _, _ = up("two")

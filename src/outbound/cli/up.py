@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import signal
+import sys
 import threading
 from pathlib import Path
 from types import FrameType
@@ -99,15 +101,26 @@ def _tell(supervisor: Supervisor) -> None:
     ]
     path.touch(mode=0o600)
     path.write_text("".join(lines))
+    here = f"http://127.0.0.1:{supervisor.port}"
     click.echo(
-        f"\nOutbound is up: http://127.0.0.1:{supervisor.port}/api/outbound\n"
+        f"\nOutbound is up.\n"
+        f"  console  {here}/ (sign in with a key)\n"
+        f"  API      {here}/api/outbound, to read and to try at {here}/api/docs\n"
         f"In another terminal:\n"
         f"  . {shlex.quote(str(path))}\n"
+        f"{_path_to_us()}"
         f"  outbound account create NAME --caller-id +97231234567\n"
         f"  outbound key create --account ACCOUNT_ID --role admin\n"
         f"Ctrl-C stops everything; the data stays in {supervisor.directory}.\n",
         err=True,
     )
+
+
+def _path_to_us() -> str:
+    """Say how the shell finds `outbound`, where it would not."""
+    if shutil.which("outbound"):
+        return ""
+    return f'  PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"\n'
 
 
 def _watch(supervisor: Supervisor, asked_to_stop: threading.Event) -> None:
