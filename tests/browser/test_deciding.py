@@ -167,6 +167,28 @@ def test_the_system_page_tells_who_leads_who_works_and_what_was_repaired(
     page.locator("dt:text-is('Workers') + dd", has_text="1").wait_for()
 
 
+def test_the_system_page_tells_who_did_what(screens, account, unknowns):
+    run = unknowns(1)
+    page = screens.signed_in(account.key_of("operator"), f"#/runs/{run}/unknown")
+    page.get_by_role("button", name="Decide…").click()
+    decide(page, "It happened", note="She rang back")
+    page.get_by_role("link", name="System").click()
+    row = page.locator("section", has_text="Who did what").last.locator("tbody tr").first
+    row.get_by_text("note She rang back").wait_for()
+    assert row.get_by_role("cell").nth(2).inner_text() == "operator"  # the key's name
+    row.get_by_role("link", name="call").click()
+    page.locator(".timeline", has_text="She rang back").wait_for()
+
+
+def test_on_a_phone_an_unknown_is_decided_without_scrolling_sideways(screens, account, unknowns):
+    run = unknowns(1)
+    viewport = {"width": 390, "height": 844}
+    page = screens.signed_in(account.key, f"#/runs/{run}/unknown", viewport=viewport)
+    page.get_by_role("button", name="Decide…").wait_for()
+    box = page.get_by_role("button", name="Decide…").bounding_box()
+    assert box["x"] + box["width"] <= 390
+
+
 PAGES = [
     "#/runs",
     "#/runs/{run}",

@@ -110,16 +110,21 @@ function attemptsTable(attempts) {
       h("td", { class: "id" }, visible(one.worker_id ?? "")), h("td", {}, visible(one.error ?? ""))))));
 }
 
+export function detailsOf({ details }) {
+  const told = Object.entries(details ?? {}).filter(([name, value]) => name !== "carrier_call_id" && value !== null);
+  return told.map(([name, value]) => `${word(name)} ${visible(typeof value === "string" ? value : JSON.stringify(value))}`).join(", ");
+}
+
 function timeline(call) {
   const numbers = new Map(call.attempts.map((one) => [one.attempt_id, one]));
   const told = new Set(call.timeline.map((one) => `${one.attempt_id} ${one.event}`));
   const twice = (one) => one.source === "attempt" && SAME[one.event]?.some((event) => told.has(`${one.attempt_id} ${event}`));
   const entries = call.timeline.filter((one) => !twice(one)).map((one) => {
     const attempt = numbers.get(one.attempt_id);
-    const details = Object.entries(one.details ?? {}).filter(([name]) => name !== "carrier_call_id").map(([name, value]) => `${word(name)} ${visible(typeof value === "string" ? value : JSON.stringify(value))}`);
+    const details = detailsOf(one);
     const carrier = one.details?.carrier_call_id ?? (one.event === "attempt_placed" ? attempt?.carrier_call_id : null);
     return h("li", {}, h("span", { class: "when" }, time(one.at)), h("span", {}, h("strong", {}, visible(one.event).replaceAll("_", " ")), attempt ? ` · attempt ${attempt.number}` : " · the run",
-      details.length ? h("span", { class: "muted" }, ` · ${details.join(", ")}`) : "", carrier ? h("span", { class: "id" }, ` ${carrier}`) : ""),
+      details ? h("span", { class: "muted" }, ` · ${details}`) : "", carrier ? h("span", { class: "id" }, ` ${carrier}`) : ""),
     h("span", { class: "muted small" }, [one.source === "attempt" ? "" : word(one.source), one.worker_id ?? "", one.actor ? `by ${one.actor}` : ""].filter(Boolean).map(visible).join(" · ")));
   });
   return entries.length ? h("ol", { class: "timeline" }, ...entries) : h("p", { class: "empty" }, "Nothing yet.");

@@ -1,6 +1,7 @@
 // How the whole of it is: who leads, who lives, what was repaired, what holds dialling back.
 
-import { h, keyed, setHidden, setText, table, visible } from "./dom.js";
+import { foreign, h, keyed, setHidden, setText, table, visible } from "./dom.js";
+import { detailsOf } from "./calls.js";
 import { ago, count, duration, pill, time, word } from "./words.js";
 import { serverNow } from "./api.js";
 
@@ -12,6 +13,8 @@ export function systemPage(context) {
   const breakers = h("div");
   const repairs = h("tbody");
   const none = h("p", { class: "empty", hidden: true }, "Nothing had to be repaired among the newest events.");
+  const actions = h("tbody");
+  context.poll("/actions?limit=20", (page) => keyed(actions, page.items, (one) => one.action_id, makeAction, () => {}), { every: 2000 });
   const draw = (system) => {
     facts(pairs, system);
     drawProcesses(processes, system);
@@ -27,6 +30,7 @@ export function systemPage(context) {
     h("section", { class: "card" }, h("h2", {}, "Processes"), table(["Kind", "Process", "Connected", ">Last seen"], processes, "live"),
       h("p", { class: "muted small" }, "Those that hold connections to the database; they vanish from here as they end. An idle worker asks nothing."))),
   h("section", { class: "card" }, h("h2", {}, "Last repairs"), table(["When", "What", "Found by", "Why", "Call"], repairs, "live"), none),
+  h("section", { class: "card" }, h("h2", {}, "Who did what, of late"), table(["When", "What", "Who", "Where"], actions, "live")),
   h("p", { class: "muted" }, "For programs: ", h("a", { href: "/api/docs" }, "the API, to read and to try"), "."));
 }
 
@@ -69,6 +73,15 @@ function drawBreakers(element, system) {
 }
 
 function makeRepair(one) {
-  return h("tr", {}, h("td", { class: "nowrap" }, time(one.at)), h("td", {}, pill(visible(one.event).replaceAll("_", " "))), h("td", {}, one.found_by ? word(one.found_by) : "reconciler"), h("td", {}, visible(one.error ?? "")),
-    h("td", {}, h("a", { href: one.call_id ? `#/runs/${one.run_id}/calls/${one.call_id}` : `#/runs/${one.run_id}` }, one.call_id ? `call ${one.call_id}` : "run")));
+  return h("tr", {}, h("td", { class: "nowrap" }, time(one.at)), h("td", {}, pill(visible(one.event).replaceAll("_", " "))), h("td", {}, one.found_by ? word(one.found_by) : "reconciler"), h("td", {}, visible(one.error ?? "")), h("td", {}, place(one)));
+}
+
+function makeAction(one) {
+  return h("tr", {}, h("td", { class: "nowrap" }, time(one.at)), h("td", {}, word(one.action), h("div", { class: "muted small" }, detailsOf(one))),
+    h("td", {}, one.actor_name ? foreign(one.actor_name, { title: visible(one.actor) }) : h("span", { class: "id" }, visible(one.actor))), h("td", {}, place(one)));
+}
+
+function place(one) {
+  if (!one.run_id) return "the account";
+  return h("a", { href: one.call_id ? `#/runs/${one.run_id}/calls/${one.call_id}` : `#/runs/${one.run_id}` }, one.call_id ? `call ${one.call_id}` : "run");
 }

@@ -1,12 +1,13 @@
 // The unknown queue: what nobody knows, why, what was tried, and buttons to decide.
 
 import { h, foreign, keyed, notice, phone, setHidden, setText, table, visible } from "./dom.js";
+import { serverNow } from "./api.js";
 import { decideAll, decideOne, unknownAttempt, youngFor } from "./decide.js";
 import { listPath, pagerOf } from "./runs.js";
 import { trail } from "./calls.js";
 import { ago, count, duration, pill, time } from "./words.js";
 
-const WHY = "Nobody knows whether the carrier took these calls: no answer came to our request, and no word since. They are looked up again and again, and never dialled again by themselves unless the run’s author asked for it. Whoever knows better may decide.";
+const WHY = "Nobody knows whether the carrier took these calls: no clear answer came to our request, and no word since. They are looked up again and again, and never dialled again by themselves unless the run’s author asked for it. Whoever knows better may decide.";
 
 export function unknownPage(context) {
   return context.params.length ? queue(context) : runs(context);
@@ -52,7 +53,7 @@ function queue(context) {
   });
   return h("section", {}, trail(id), h("div", { class: "head" }, h("h1", {}, "Unknown calls "), counted, context.mayOperate ? h("div", { class: "actions" }, all) : null),
     h("p", { class: "muted" }, WHY), context.mayOperate ? null : h("p", { class: "muted small" }, "Your key has the role viewer: it may look, and decide nothing."),
-    table(["Lead", "Phone", "Unknown for", "Why", "What was tried", "Carrier’s id", "Decision"], body), empty, pager.element);
+    table(["Lead", "Phone", "Unknown for", "Why", "What was tried", "Carrier’s id", "Decision"], body, "queue"), empty, pager.element);
 }
 
 function makeRow(context, run, call) {
@@ -71,7 +72,7 @@ function updateRow(row, call) {
   setText(row.cells[3], visible(attempt.error ?? "no word from the carrier"));
   setText(row.cells[4], [
     attempt.empty_lookups ? `${count(attempt.empty_lookups)} look-ups found nothing` : "no look-up was answered yet",
-    attempt.next_lookup_at ? `next in ${duration((Date.parse(attempt.next_lookup_at) - Date.now()) / 1000)}` : "",
+    attempt.next_lookup_at ? `next in ${duration((Date.parse(attempt.next_lookup_at) - serverNow()) / 1000)}` : "",
     young ? `may still ring for ${duration(young / 1000)}` : "",
   ].filter(Boolean).join("; "));
   setText(row.cells[5], attempt.carrier_call_id ?? "–");
