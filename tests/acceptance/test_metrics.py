@@ -172,10 +172,12 @@ class Everything:
         self.world.faults()
 
     def lease_gets_too_short(self):
-        """The claim waits for its lock until too little of the lease is left to send."""
-        with self.engine.begin() as connection:
-            connection.execute(text("SELECT FROM account_pace FOR UPDATE"))
+        """The claim waits for its run until too little of the lease is left to send."""
+        with self.engine.connect() as first, self.engine.begin() as then:
+            first.execute(text("SELECT FROM account_pace FOR UPDATE"))
             run = self.world.post_run(self.key, [phone(5)])
+            then.execute(text("SELECT FROM runs WHERE id = :run FOR UPDATE"), {"run": run})
+            first.rollback()
             wait_until(self.claim_has_waited)
         self.worker.wait_for("attempt_released", run_id=run)
         self.world.wait_for_run(self.key, run)
@@ -185,7 +187,7 @@ class Everything:
             return connection.execute(
                 text(
                     "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND"
-                    " query LIKE '%account_pace%' AND"
+                    " query LIKE 'SELECT id FROM runs%' AND"
                     " query_start < clock_timestamp() - interval '1.5 s'"
                 )
             ).scalar()
