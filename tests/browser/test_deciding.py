@@ -236,8 +236,9 @@ def test_a_run_is_paused_with_the_keyboard_alone(screens, site, account):
     dialog(page).wait_for()
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
-    site.world.wait_for_run(account.key, run, status="paused")
+    dialog(page).wait_for(state="hidden")
     assert page.evaluate("document.activeElement.textContent") == "Pause"  # where one was
+    site.world.wait_for_run(account.key, run, status="paused")
 
 
 @pytest.mark.parametrize("hash_", PAGES)
