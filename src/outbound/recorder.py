@@ -192,9 +192,7 @@ class Recorder:
         } - opening.keys()
         # Only a claim that saw the back-off eases it: an answer to a request that went out
         # before the carrier's "slow down" says nothing about it.
-        eased = {
-            i.call.account_id for i in batch if i.call.is_slowed and i.call.account_id in well
-        } - slowed.keys()
+        eased = {i.call.account_id for i in batch if i.call.is_slowed and i.is_good} - slowed.keys()
         accounts = {*opening, *slowed, *closing, *eased}
         if not accounts:
             return {}, []
