@@ -44,6 +44,7 @@ def test_every_page_light_dark_and_on_a_phone(screens, site, files):
 
         def shoot(name, page=page, look=look):
             if everything or f"{name}-{look}" in KEPT:
+                page.get_by_text("loading…").wait_for(state="hidden")
                 path = folder / f"{name}-{look}.png"
                 page.screenshot(path=path)
                 shrink(path)
