@@ -39,6 +39,7 @@ class Process:
     name: str
     popen: subprocess.Popen[str]
     lines: list[str] = field(default_factory=list)
+    reader: threading.Thread | None = None
 
     def read(self) -> None:
         assert self.popen.stdout
@@ -77,7 +78,14 @@ class Process:
 
     def terminate(self, seconds: float = 30) -> int:
         self.popen.send_signal(signal.SIGTERM)
-        return self.popen.wait(seconds)
+        try:
+            return self.popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.popen.send_signal(signal.SIGABRT)  # faulthandler prints where each thread stands
+            self.popen.wait(10)
+            wait_until(lambda: not self.reader or not self.reader.is_alive())
+            last = "\n".join(self.lines[-200:])
+            raise AssertionError(f"{self.name} did not end within {seconds} s:\n{last}") from None
 
 
 class Stack:
@@ -93,10 +101,11 @@ class Stack:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, **self.environment, **environment},
+            env={**os.environ, "PYTHONFAULTHANDLER": "1", **self.environment, **environment},
         )
         process = Process(" ".join(arguments), popen)
-        threading.Thread(target=process.read, daemon=True).start()
+        process.reader = threading.Thread(target=process.read, daemon=True)
+        process.reader.start()
         self.started.append(process)
         return process
 

