@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,15 +158,7 @@ class Fleet(World):
 
     def tell(self) -> str:
         """Say what everybody did last, and what holds the accounts back: for a failed test."""
-        told = [
-            f"{m.role} {m.process.popen.pid}{'' if m.is_alive else ' (dead)'}: {line[:300]}"
-            for m in self.members
-            for line in m.process.lines[-6:]
-        ]
-        with self.engine.connect() as connection:
-            for statement in _HELD_BACK:
-                told += [str(dict(row)) for row in connection.execute(text(statement)).mappings()]
-        return "\n".join(told)
+        return told([(m.role, m.process) for m in self.members], self.engine)
 
     def phones(self, n: int) -> list[str]:
         """Numbers that nobody has called before."""
@@ -176,12 +168,26 @@ class Fleet(World):
         ]
 
 
+def told(processes: Iterable[tuple[str, Process]], engine: Engine) -> str:
+    """Say what these processes did last, and what holds the accounts of this database back."""
+    lines = []
+    for role, process in processes:
+        dead = "" if process.popen.poll() is None else " (dead)"
+        lines += [f"{role} {process.popen.pid}{dead}: {line[:300]}" for line in process.lines[-6:]]
+    with engine.connect() as connection:
+        for statement in _HELD_BACK:
+            lines += [str(dict(row)) for row in connection.execute(text(statement)).mappings()]
+    return "\n".join(lines)
+
+
 _HELD_BACK = (
     "SELECT clock_timestamp(), * FROM leader_epoch",
     "SELECT * FROM breakers",
     "SELECT * FROM account_pace WHERE not_before > clock_timestamp() - interval '1 minute'",
     """SELECT state, count(*), count(carrier_call_id) AS known, min(claimed_at), max(claimed_at),
               min(next_lookup_at) FROM attempts WHERE ended_at IS NULL GROUP BY state""",
+    """SELECT id, state, carrier_call_id, claimed_at, unknown_at, next_lookup_at, empty_lookups,
+              error FROM attempts WHERE ended_at IS NULL ORDER BY claimed_at LIMIT 10""",
     """SELECT run_id, waiting_for, count(*), min(next_attempt_at) FROM calls
         WHERE state = 'queued' GROUP BY 1, 2 LIMIT 20""",
     """SELECT state, wait_event, now() - xact_start AS age, query FROM pg_stat_activity

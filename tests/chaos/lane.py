@@ -25,7 +25,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
 from chaos import at_step
-from chaos.fleet import SECONDS
+from chaos.fleet import SECONDS, told
 from processes import Process, Stack, World, wait_until
 
 ROLES = ("web", "worker", "reconciler")
@@ -38,6 +38,7 @@ class Hatched:
         self.pid = pid
         self._output = output
         self._fd = os.pidfd_open(pid)
+        self._has_ended = False
 
     @cached_property
     def stdout(self) -> TextIO:
@@ -52,7 +53,14 @@ class Hatched:
         return 0
 
     def _ended(self, seconds: float) -> int | None:
-        return 0 if select.select([self._fd], [], [], seconds)[0] else None
+        if not self._has_ended:
+            poll = select.poll()  # select() knows no descriptor above 1,023
+            poll.register(self._fd, select.POLLIN)
+            if not poll.poll(seconds * 1000):
+                return None
+            self._has_ended = True
+            os.close(self._fd)  # thousands of processes come and go
+        return 0
 
     def send_signal(self, number: signal.Signals) -> None:
         if self.poll() is None:
@@ -180,6 +188,10 @@ class Lane(World):
 
     def fired(self, role: str) -> list[dict[str, Any]]:
         return at_step.fired(self._order_of(role))
+
+    def tell(self) -> str:
+        """Say what everybody did last, and what holds the account back: for a failed test."""
+        return told(self._processes.items(), self.engine)
 
     def phones(self, n: int, ending: str | None = None) -> list[str]:
         """Numbers that nobody has called before; answered, unless the ending says otherwise."""

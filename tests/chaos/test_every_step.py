@@ -22,7 +22,7 @@ from chaos.judge import Judge, Watched
 from chaos.lane import Lane, lanes, on_lanes, selected
 from chaos.report import Result
 from chaos.steps import STEPS, Pause, Step
-from outbound import doorbell
+from outbound import doorbell, policy
 from outbound.reconciler import leader
 from processes import Process, wait_until
 
@@ -85,7 +85,10 @@ class Case:
 
     def settle(self) -> None:
         """Wait until nothing moves: neither at the carrier, nor, read after that, with us."""
-        wait_until(self._rests, 60, f"rest after {self.step}; last seen {self.run}")
+        # Of a call that nobody hears of, and that a look-up found still ringing, the carrier is
+        # asked again a minute later.
+        seconds = policy.LOOKUP_AGAIN.seconds + 60 if self.step.scene == "unheard" else 60
+        wait_until(self._rests, seconds, f"rest after {self.step}; last seen {self.run}")
         self.judge.settle()
         # What was unknown when its run ended may ring late; that is shown, and re-opens nothing.
         late = "ended with work left"
@@ -305,6 +308,8 @@ def play(lane: Lane, step: Step) -> Result:
         # What a dead worker had taken for a look-up or a hang-up comes again in 10 or 30 s.
         case.do(SOONER)
         return settle(case, fired)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{lane.tell()}") from None
     finally:
         judge.close()
 
