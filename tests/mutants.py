@@ -39,6 +39,13 @@ MUTANTS = (
         "test_claims.py::test_calls_that_another_claim_has_locked",
     ),
     Mutant(
+        "the second look for who came while a thread was at the account",
+        "dialer.py",
+        "self._turns.leave(account_id) or goes_on",
+        "self._turns.leave(account_id) and goes_on",
+        "test_dialer.py::test_a_message_that_comes_while",
+    ),
+    Mutant(
         "the account's pace lock",
         "pace.py",
         "\n       FOR NO KEY UPDATE\n",
@@ -209,14 +216,14 @@ MUTANTS = (
     Mutant(
         "a cancelled call is never queued again",
         "settling.py",
-        ' or row["call_cancelled"]',
+        " or row.call_cancelled",
         "",
         "test_cancelling.py::test_a_word_on_an_old_attempt",
     ),
     Mutant(
         "a purged call is never queued again",
         "settling.py",
-        ' or row["purged"]',
+        " or row.purged",
         "",
         "test_purging.py::test_no_decision_queues_it_again",
     ),

@@ -18,6 +18,7 @@ from outbound.node import Node
 from outbound.recorder import Answered, Recorder
 from outbound.senders import Senders
 from outbound.timer import Timer
+from outbound.turns import Turns
 
 log = logs.get(__name__)
 
@@ -33,12 +34,25 @@ class Dialer:
     def __init__(self, node: Node, carrier: Carrier) -> None:
         self._node = node
         self._carrier = carrier
-        self._senders = Senders(node.settings.senders)
+        self._senders = Senders(node.settings.senders, self._place)
+        self._turns = Turns()
         self._recorder = Recorder(node, carrier.name)
         self._timer = Timer(node.doorbell.ring)
 
     def dial(self, account_id: UUID) -> int:
         """Dial what the account's limits allow now; returns how many calls were claimed."""
+        if not self._turns.take(account_id):
+            return 0
+        goes_on = False  # after an error the leader rings, not at once and again and again
+        try:
+            total, goes_on = self._dial(account_id)
+            return total
+        finally:
+            if self._turns.leave(account_id) or goes_on:
+                self._node.doorbell.ring(account_id)
+
+    def _dial(self, account_id: UUID) -> tuple[int, bool]:
+        """Claim until nothing is due, or a turn is over: then there may be more."""
         runs.end_queued(self._node, account_id)
         total, scan = 0, 0
         while total < TURN:
@@ -52,17 +66,15 @@ class Dialer:
             scan = claims.SET_ASIDE if claim.aside else 0
             if not claim.calls and not claim.aside:
                 self._wait_for_time(account_id, claim)
-                return total
-        self._node.doorbell.ring(account_id)
-        return total
+                return total, False
+        return total, True
 
     def _claim(self, account_id: UUID, reserved: int, scan: int) -> Claim:
         used = 0
         try:
             claim = claims.claim(self._node, self._carrier.name, account_id, reserved, scan)
-            for call in claim.calls:
-                self._senders.send(lambda call=call: self._place(call))  # type: ignore[misc]
-                used += 1
+            self._senders.send(claim.calls)
+            used = len(claim.calls)
             return claim
         finally:
             self._senders.give_back(reserved - used)

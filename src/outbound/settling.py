@@ -18,13 +18,13 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, RowMapping, text
+from sqlalchemy import Connection, Row, text
 
 from outbound import counters, logs
 from outbound.carriers.base import Progress
@@ -108,8 +108,9 @@ _LOCK_ATTEMPTS = text("""
 _LOCK_CALLS = text("""
     SELECT id FROM calls WHERE id = ANY (CAST(:ids AS bigint[])) ORDER BY id FOR NO KEY UPDATE
 """)
-_READ = text("""
-    SELECT a.*, clock_timestamp() AS now,
+_READ = text(f"""
+    SELECT {", ".join(f"a.{name}" for name in Attempt._fields)},
+           a.account_id, a.run_id, a.phone, a.carrier, clock_timestamp() AS now,
            c.state AS call_state, c.outcome AS call_outcome, c.attempts AS call_attempts,
            c.next_attempt_at, c.waiting_for, c.cancel_requested AS call_cancelled,
            r.purge_started_at IS NOT NULL AS purged,
@@ -120,7 +121,7 @@ _READ = text("""
      WHERE a.call_id = ANY (CAST(:calls AS bigint[]))
        AND (a.state <> 'released' OR a.id = ANY (CAST(:ids AS uuid[])))
      ORDER BY a.call_id, a.number
-""")
+""")  # noqa: S608 - only our own column names
 _ID_OWNERS = text("""
     SELECT carrier, carrier_call_id, id FROM attempts
      WHERE carrier = ANY (CAST(:carriers AS text[]))
@@ -239,6 +240,7 @@ class _Batch:
         self.expired: set[UUID] = set()
         self.rows: dict[UUID, _Row] = {}
         self.calls: dict[int, Call] = {}
+        self.of_call: dict[int, list[_Row]] = defaultdict(list)  # by number
         self.now = datetime.min.replace(tzinfo=UTC)
         self._lock_and_read(evidence)
         self.old_attempts = {row.attempt.id: row.attempt for row in self.rows.values()}
@@ -252,10 +254,11 @@ class _Batch:
         locked = self.connection.execute(_LOCK_ATTEMPTS, {"ids": ids}).all()
         calls = sorted({row.call_id for row in locked})
         self.connection.execute(_LOCK_CALLS, {"ids": calls})
-        for row in self.connection.execute(_READ, {"calls": calls, "ids": ids}).mappings():
-            self.now = row["now"]
-            self.rows[row["id"]] = _read_row(row)
-            self.calls[row["call_id"]] = _read_call(row)
+        for row in self.connection.execute(_READ, {"calls": calls, "ids": ids}):
+            self.now = row.now
+            self.rows[row.id] = read = _read_row(row)
+            self.of_call[row.call_id].append(read)
+            self.calls[row.call_id] = _read_call(row)
 
     def _read_owners(self, evidence: list[Evidence]) -> dict[tuple[str, str], UUID]:
         sids = sorted({item.carrier_call_id for item in evidence if item.carrier_call_id})
@@ -336,21 +339,17 @@ class _Batch:
         if after.carrier_call_id:
             self.owners[row.carrier, after.carrier_call_id] = after.id
         call = self.calls[after.call_id]
-        counted = sorted(
-            (
-                other.attempt
-                for other in self.rows.values()
-                if other.attempt.call_id == call.id
-                and other.attempt.state is not AttemptState.RELEASED
-            ),
-            key=lambda attempt: attempt.number,
-        )
+        counted = [
+            other.attempt
+            for other in self.of_call[call.id]
+            if other.attempt.state is not AttemptState.RELEASED
+        ]
         policy = row.run
         if item.kind in _REQUEUES and row.reopens:
-            policy = replace(policy, dials=True)
+            policy = policy._replace(dials=True)
         settled = settle(call, after, counted, policy, self.now, move.requeue_in)
         if row.expired and settled.state is not CallState.QUEUED:
-            policy = replace(policy, dials=True)
+            policy = policy._replace(dials=True)
             unexpired = settle(call, after, counted, policy, self.now, move.requeue_in)
             if unexpired.state is CallState.QUEUED:
                 # It would have been queued again, so its run is locked. Not noted, a run that
@@ -492,27 +491,26 @@ def _runs_that_may_requeue(
     }
 
 
-def _read_row(row: RowMapping) -> _Row:
-    attempt = Attempt(**{name: row[name] for name in Attempt.__dataclass_fields__})
+def _read_row(row: Row[Any]) -> _Row:
+    attempt = Attempt._make(row[: len(Attempt._fields)])
     # A call that somebody cancelled, or whose phone was purged, is never queued again.
-    wanted = not (row["cancel_requested"] or row["call_cancelled"] or row["purged"])
+    wanted = not (row.cancel_requested or row.call_cancelled or row.purged)
     return _Row(
-        account_id=row["account_id"],
-        run_id=row["run_id"],
-        phone=row["phone"],
-        carrier=row["carrier"],
-        status=RunStatus(row["status"]),
+        account_id=row.account_id,
+        run_id=row.run_id,
+        phone=row.phone,
+        carrier=row.carrier,
+        status=RunStatus(row.status),
         run=Policy(
-            dials=row["run_open"] and wanted and row["unexpired"],
-            max_attempts=row["max_attempts"],
-            retry_delay=row["retry_delay"],
-            retry_on=tuple(row["retry_on"]),
-            ring_timeout=row["ring_timeout"],
+            dials=row.run_open and wanted and row.unexpired,
+            max_attempts=row.max_attempts,
+            retry_delay=row.retry_delay,
+            retry_on=tuple(row.retry_on),
+            ring_timeout=row.ring_timeout,
         ),
-        expired=row["run_open"] and wanted and not row["unexpired"],
-        reopens=row["status"] == RunStatus.COMPLETED and wanted and row["unexpired"],
-        attempt=replace(
-            attempt,
+        expired=row.run_open and wanted and not row.unexpired,
+        reopens=row.status == RunStatus.COMPLETED and wanted and row.unexpired,
+        attempt=attempt._replace(
             state=AttemptState(attempt.state),
             outcome=Outcome(attempt.outcome) if attempt.outcome else None,
             decision=Decision(attempt.decision) if attempt.decision else None,
@@ -520,20 +518,20 @@ def _read_row(row: RowMapping) -> _Row:
     )
 
 
-def _read_call(row: RowMapping) -> Call:
+def _read_call(row: Row[Any]) -> Call:
     return Call(
-        id=row["call_id"],
-        state=CallState(row["call_state"]),
-        outcome=Outcome(row["call_outcome"]) if row["call_outcome"] else None,
-        attempts=row["call_attempts"],
-        next_attempt_at=row["next_attempt_at"],
-        waiting_for=row["waiting_for"],
+        id=row.call_id,
+        state=CallState(row.call_state),
+        outcome=Outcome(row.call_outcome) if row.call_outcome else None,
+        attempts=row.call_attempts,
+        next_attempt_at=row.next_attempt_at,
+        waiting_for=row.waiting_for,
     )
 
 
 def _write(connection: Connection, statement: Any, rows: list[Any]) -> None:
     if rows:
-        values = [asdict(row) for row in rows]
+        values = [row._asdict() for row in rows]
         connection.execute(statement, {"rows": _json(values), "ids": [row.id for row in rows]})
 
 

@@ -17,9 +17,10 @@ absorbs: nothing changes the attempt afterwards. A decision stands only until th
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import NamedTuple
 from uuid import UUID
 
 from outbound import policy
@@ -138,8 +139,7 @@ class Evidence:
     matched_by_number: bool = False
 
 
-@dataclass(frozen=True)
-class Attempt:
+class Attempt(NamedTuple):
     """The columns of an attempt that evidence may change, and the few that it reads."""
 
     id: UUID
@@ -167,8 +167,7 @@ class Attempt:
     lookups_fail_since: datetime | None
 
 
-@dataclass(frozen=True)
-class Policy:
+class Policy(NamedTuple):
     """What a run says about retries, and whether it still dials."""
 
     dials: bool
@@ -178,8 +177,7 @@ class Policy:
     ring_timeout: int
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """The columns of a call that settling changes."""
 
     id: int
@@ -223,8 +221,7 @@ def _word(attempt: Attempt, evidence: Evidence, now: datetime, ring_timeout: int
         if attempt.state is AttemptState.RELEASED and not evidence.matched_by_number:
             return Move(stray="word_on_released")
         return NOTHING
-    heard = replace(
-        attempt,
+    heard = attempt._replace(
         carrier_call_id=evidence.carrier_call_id,
         placed_at=attempt.placed_at or now,
         heard_at=now if evidence.source == "callback" else attempt.heard_at,
@@ -247,8 +244,7 @@ def _progress(
     ):
         return NOTHING
     first_look = policy.placed_lookup(heard.placed_at or now, ring_timeout)
-    after = replace(
-        heard,
+    after = heard._replace(
         state=AttemptState.PLACED,
         outcome=None,
         ended_at=None,
@@ -269,8 +265,7 @@ def _end(
     duration: int | None = None,
     error: str | None = None,
 ) -> Attempt:
-    return replace(
-        attempt,
+    return attempt._replace(
         state=AttemptState.ENDED,
         outcome=outcome,
         ended_at=now,
@@ -282,8 +277,7 @@ def _end(
 
 
 def _release(attempt: Attempt, now: datetime, error: str | None) -> Attempt:
-    return replace(
-        attempt,
+    return attempt._replace(
         state=AttemptState.RELEASED,
         ended_at=now,
         phone_held=False,
@@ -293,8 +287,7 @@ def _release(attempt: Attempt, now: datetime, error: str | None) -> Attempt:
 
 
 def _to_unknown(attempt: Attempt, now: datetime, error: str | None) -> Attempt:
-    return replace(
-        attempt,
+    return attempt._replace(
         state=AttemptState.UNKNOWN,
         unknown_at=now,
         next_lookup_at=now,
@@ -351,7 +344,7 @@ def _phone_back(attempt: Attempt, evidence: Evidence, now: datetime) -> Move:
     old = attempt.unknown_at and now - attempt.unknown_at >= policy.PHONE_BACK_AFTER
     if attempt.state is not AttemptState.UNKNOWN or not attempt.phone_held or not old:
         return NOTHING
-    return Move(replace(attempt, phone_held=False))
+    return Move(attempt._replace(phone_held=False))
 
 
 def _decide(attempt: Attempt, evidence: Evidence, now: datetime) -> Move:
@@ -359,8 +352,8 @@ def _decide(attempt: Attempt, evidence: Evidence, now: datetime) -> Move:
         return NOTHING
     if evidence.source == "policy" and (attempt.carrier_call_id or attempt.heard_at):
         return NOTHING  # the author's rule speaks only of calls that nobody ever heard of
-    decided = replace(
-        attempt, decision=evidence.decision, decided_by=evidence.by, decision_stands=True
+    decided = attempt._replace(
+        decision=evidence.decision, decided_by=evidence.by, decision_stands=True
     )
     if evidence.decision is Decision.PLACED:
         return Move(_end(decided, now, evidence.outcome, error=attempt.error))
@@ -400,7 +393,7 @@ def settle(
         now: the database's clock.
         requeue_in: when a released or redialled call is due.
     """
-    here = replace(call, attempts=len(counted))
+    here = call._replace(attempts=len(counted))
     # A late word about an attempt that was dialled again by decision: the lead has been reached,
     # so whatever is still planned would call somebody who answered.
     reached = any(one.outcome is Outcome.ANSWERED for one in counted)
@@ -443,11 +436,11 @@ def _retries(last: Attempt, attempts: int, run: Policy) -> bool:
 
 
 def _stand(call: Call, state: CallState) -> Call:
-    return replace(call, state=state, outcome=None, waiting_for=None)
+    return call._replace(state=state, outcome=None, waiting_for=None)
 
 
 def _finish(call: Call, outcome: Outcome) -> Call:
-    return replace(call, state=outcome.call_state, outcome=outcome, waiting_for=None)
+    return call._replace(state=outcome.call_state, outcome=outcome, waiting_for=None)
 
 
 def _requeue(
@@ -460,8 +453,7 @@ def _requeue(
 ) -> Call:
     if not run.dials:
         return _finish(call, last_outcome or Outcome.CANCELLED)
-    return replace(
-        call,
+    return call._replace(
         state=CallState.QUEUED,
         outcome=None,
         next_attempt_at=now + due_in,

@@ -2,9 +2,11 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+import redis
 
 from factories import (
     FakeCarrier,
@@ -22,7 +24,7 @@ from factories import (
     rows,
     run_of,
 )
-from outbound import doorbell
+from outbound import claims, doorbell, pace
 from outbound.carriers.base import Answer, Verdict
 from outbound.dialer import Dialer
 from outbound.node import Node
@@ -42,6 +44,17 @@ def started(node):
     yield start
     for dialer in dialers:
         dialer.close(10)
+
+
+WAITING = """
+    SELECT count(*) AS n FROM pg_stat_activity
+     WHERE wait_event_type = 'Lock' AND datname = current_database()
+"""
+
+
+def is_rung(node, account):
+    key = doorbell.ring_key(doorbell.DIAL, account)
+    return bool(redis.Redis.from_url(node.settings.redis_url).exists(key))
 
 
 def states(engine):
@@ -77,6 +90,36 @@ def test_as_many_requests_are_under_way_as_there_are_senders(node, engine, start
     started(FakeCarrier(answer)).dial(account)
     wait_until(lambda: states(engine) == ["placed"] * 40)
     assert 1 < most[0] <= node.settings.senders
+
+
+def test_a_message_that_comes_while_a_thread_is_at_its_account_is_not_forgotten(
+    node, engine, started
+):
+    account = make_account(engine)
+    dialer = started(FakeCarrier())
+    with engine.begin() as connection, ThreadPoolExecutor(1) as pool:
+        pace.lock(connection, account)
+        first = pool.submit(dialer.dial, account)
+        wait_until(lambda: one(engine, WAITING)["n"] == 1)
+        assert dialer.dial(account) == 0
+        assert not is_rung(node, account)
+        connection.rollback()
+        assert first.result(10) == 0
+    assert is_rung(node, account)
+
+
+def test_a_lone_message_that_finds_nothing_rings_nobody(node, engine, started):
+    account = make_account(engine)
+    started(FakeCarrier()).dial(account)
+    assert not is_rung(node, account)
+
+
+def test_a_message_that_fails_rings_nobody(node, engine, started, monkeypatch):
+    monkeypatch.setattr(claims, "claim", lambda *_: 1 / 0)
+    account = make_account(engine)
+    with pytest.raises(ZeroDivisionError):
+        started(FakeCarrier()).dial(account)
+    assert not is_rung(node, account)
 
 
 def test_no_transaction_is_open_while_the_carrier_is_asked(node, engine, started):

@@ -174,7 +174,7 @@ def ended(outcome, number=1, **known):
     ],
 )
 def test_each_outcome_has_its_state(outcome, state):
-    call = settled(ended(outcome), run=replace(RUN, retry_on=()))
+    call = settled(ended(outcome), run=RUN._replace(retry_on=()))
     assert (call.state, call.outcome) == (state, outcome)
 
 
@@ -205,8 +205,7 @@ def test_a_later_attempt_keeps_its_call():
 
 
 def test_news_of_an_old_attempt_do_not_move_the_retry_of_a_later_one():
-    waiting = replace(
-        CALL,
+    waiting = CALL._replace(
         state=CallState.QUEUED,
         waiting_for="retry",
         next_attempt_at=NOW + timedelta(seconds=60),
@@ -218,8 +217,8 @@ def test_news_of_an_old_attempt_do_not_move_the_retry_of_a_later_one():
 
 def test_whoever_answered_an_earlier_attempt_after_all_is_not_called_again():
     first, second = ended(Outcome.ANSWERED), ended(Outcome.BUSY, 2)
-    live = replace(CALL, state=CallState.LIVE, attempts=2)
-    waiting = replace(live, state=CallState.QUEUED, waiting_for="retry")
+    live = CALL._replace(state=CallState.LIVE, attempts=2)
+    waiting = live._replace(state=CallState.QUEUED, waiting_for="retry")
     late_word = settle(waiting, first, [first, second], RUN, NOW, None)
     end_of_second = settle(live, second, [first, second], RUN, NOW, None)
     for call in (late_word, end_of_second):
@@ -228,7 +227,7 @@ def test_whoever_answered_an_earlier_attempt_after_all_is_not_called_again():
 
 
 def test_a_run_that_no_longer_dials_queues_nothing():
-    over = replace(RUN, dials=False)
+    over = RUN._replace(dials=False)
     assert settled(ended(Outcome.BUSY), run=over).outcome is Outcome.BUSY
     assert settled(attempt(S.RELEASED), run=over).outcome is Outcome.CANCELLED
     assert settled(ended(None, decision_stands=True), run=over).outcome is Outcome.CANCELLED
