@@ -12,7 +12,7 @@ from sqlalchemy.pool import NullPool
 
 from processes import wait_until
 
-LEADS = 150
+LEADS = 60
 
 
 @pytest.fixture

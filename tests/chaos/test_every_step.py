@@ -29,6 +29,7 @@ from processes import Process, wait_until
 ROUNDS = int(os.environ.get("OUTBOUND_CHAOS_ROUNDS", "1"))
 LANES = 4 if ROUNDS == 1 else 8  # once: another test process has faults of its own beside
 SENDERS = 8
+UNHEARD = [step for step in STEPS if step.scene == "unheard"]
 LEADS = 20
 
 
@@ -87,8 +88,8 @@ class Case:
         """Wait until nothing moves: neither at the carrier, nor, read after that, with us."""
         # Of a call that nobody hears of, and that a look-up found still ringing, the carrier is
         # asked again a minute later.
-        seconds = policy.LOOKUP_AGAIN.seconds + 60 if self.step.scene == "unheard" else 60
-        wait_until(self._rests, seconds, f"rest after {self.step}; last seen {self.run}")
+        longer = policy.LOOKUP_AGAIN.seconds if self.step in UNHEARD else 0
+        wait_until(self._rests, 60 + longer, f"rest after {self.step}; last seen {self.run}")
         self.judge.settle()
         # What was unknown when its run ended may ring late; that is shown, and re-opens nothing.
         late = "ended with work left"

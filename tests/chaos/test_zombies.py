@@ -84,11 +84,13 @@ class Siblings:
 
     def give_way(self) -> None:
         """Have the lane's own reconciler lead."""
-        wait_until(lambda: leads(self._lane.process("reconciler")) or leads(self.reconciler), 40)
-        if not leads(self._lane.process("reconciler")):
+        own = self._lane.process("reconciler")
+        # One that was frozen believes for a moment that it still leads.
+        wait_until(lambda: leads(own) != leads(self.reconciler), 40, "one leader")
+        if not leads(own):
             self.reconciler.popen.terminate()
             self.reconciler = self._lane.stack.start("reconciler")
-            wait_until(lambda: leads(self._lane.process("reconciler")), 40, "the lane's leader")
+            wait_until(lambda: leads(own), 40, "the lane's leader")
         self.reconciler.wait_for("RECONCILER_START", 60)
 
     def wait_to_lead(self, elected: int) -> None:
@@ -172,6 +174,8 @@ def play(lane: Lane, pause: Pause) -> Figures:
         for process in (lane.process("reconciler"), lane.process("worker")):
             process.popen.send_signal(signal.SIGCONT)
         return settle(case, pause, frozen, siblings)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{lane.tell()}\n{siblings.reconciler.lines[-6:]}") from None
     finally:
         judge.close()
 
