@@ -13,6 +13,8 @@ from xml.sax.saxutils import escape
 
 import phonenumbers
 
+from outbound import e164
+
 MAX_LEAD_ID = 128
 MAX_PHONE = 64
 MAX_VARIABLES = 50
@@ -32,6 +34,7 @@ _MANGLED = re.compile(r"\d(?:[.,]\d+)?[eE]\+?\d+|^\s*'?\+?\d+[.,]0+\s*$")
 _PHONE = re.compile(r"[\s\u200e\u200f\u202a-\u202e+()./\-\u2010-\u2015'\d]+")
 _QUOTES = {'"': "&quot;", "'": "&apos;"}
 _NOT_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+_write = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would build one for each lead
 _MOST = 2**53  # beyond it PostgreSQL and Python write a number in different ways
 
 
@@ -154,6 +157,8 @@ def parse_phone(given: Any, region: str | None) -> str:
         raise BadLead("missing_phone")
     if not isinstance(given, str) or len(given) > MAX_PHONE:
         raise BadLead("invalid_phone")
+    if e164.is_valid(given):
+        return given
     if _MANGLED.search(given):
         raise BadLead("phone_mangled")
     if not _PHONE.fullmatch(given):
@@ -174,7 +179,7 @@ def _check_variables(variables: Any) -> str | None:
     for name, value in variables.items():
         if not name or len(name) > MAX_LEAD_ID or not _is_plain(value):
             raise BadLead("invalid_variables")
-    stored = json.dumps(variables, ensure_ascii=False)
+    stored = _write(variables)
     if len(stored.encode()) > MAX_VARIABLES_BYTES:
         raise BadLead("variables_too_large")
     return stored if variables else None
