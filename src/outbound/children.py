@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 
 _PR_SET_PDEATHSIG = 1
 # Looked up here because nothing may be loaded between fork and exec.
@@ -19,12 +20,12 @@ def ending_with_us(number: signal.Signals) -> Callable[[], None]:
     The signal comes when the *thread* that started the child ends, so start children from the
     main thread.
     """
-    parent = os.getpid()
+    return partial(end_with, os.getpid(), number)
 
-    def in_child() -> None:
-        if _LIBC is not None:
-            _LIBC.prctl(_PR_SET_PDEATHSIG, int(number))
-            if os.getppid() != parent:
-                os._exit(1)  # we died before the line above: the signal will never come
 
-    return in_child
+def end_with(parent: int, number: signal.Signals) -> None:
+    """Get this signal when the thread that started us ends; on Linux alone."""
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, int(number))
+        if os.getppid() != parent:
+            os._exit(1)  # it died before the line above: the signal will never come

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -19,20 +18,21 @@ from sqlalchemy.exc import DBAPIError
 from outbound import (
     accounts,
     actions,
+    apart,
+    checking,
     claims,
     db,
     doorbell,
     idempotency,
     logs,
-    schemas,
     suppressions,
-    urls,
 )
 from outbound.accounts import Caller
-from outbound.errors import Fault, Refused, invalid
+from outbound.checking import Checked, Terms
+from outbound.errors import Fault, Refused
 from outbound.idempotency import Stored
 from outbound.ids import uuid7
-from outbound.leads import Parsed, Rejection, copy_lines, copy_text, parse_leads, parse_phone
+from outbound.leads import Parsed, Rejection, copy_lines, copy_text
 from outbound.models import run_counters, runs
 from outbound.node import Node
 
@@ -65,14 +65,14 @@ _INSERT_CALLS = text("""
 _COPY_REJECTIONS = "COPY rejections (run_id, index, lead_id, code) FROM STDIN"
 
 
-def create(node: Node, caller: Caller, data: Any, body_hash: bytes, key: str | None) -> Stored:
+def create(node: Node, caller: Caller, body: bytes, body_hash: bytes, key: str | None) -> Stored:
     """Create a run from a request's body.
 
     Args:
         node: this process.
         caller: whose run it is.
-        data: the parsed JSON body, nothing checked yet.
-        body_hash: SHA-256 of the body's bytes.
+        body: JSON, nothing checked yet.
+        body_hash: SHA-256 of the body.
         key: the Idempotency-Key, if one was sent.
 
     Returns:
@@ -80,24 +80,33 @@ def create(node: Node, caller: Caller, data: Any, body_hash: bytes, key: str | N
 
     Raises:
         Refused: the body, the key, or a twin of it stands against it; nothing was stored.
+        Unavailable: it is big, and others are being taken in, or the process that checked it
+            ended; nothing was stored.
     """
     with node.engine.connect() as connection:
         # Before 100,000 leads are checked for nothing; judged again in the transaction.
         if found := idempotency.replay(connection, caller.account_id, key, body_hash):
             return found
         account = accounts.get(connection, caller.account_id)
-    request = schemas.parse(schemas.RunRequest, data)
-    columns = _columns(node, request, account)
-    parsed = parse_leads(
-        request.leads,
+    terms = Terms(
         region=account["default_region"],
-        twiml=columns["twiml"],
-        answer_url=columns["answer_url"],
+        caller_ids=account["caller_ids"],
+        answer_url=account["default_answer_url"],
+        twiml=account["default_twiml"],
+        private_answer_urls=node.settings.private_answer_urls,
     )
-    for held in (request.leads, data["leads"]):
-        held.clear()  # `parsed` has all that is stored, while other requests need the memory
+    if len(body) < apart.BIG:
+        return _take_in(node, caller, checking.check(body, terms), body_hash, key)
+    with apart.place():
+        return _take_in(node, caller, apart.check(body, terms), body_hash, key)
+
+
+def _take_in(
+    node: Node, caller: Caller, checked: Checked, body_hash: bytes, key: str | None
+) -> Stored:
+    columns, parsed = checked.columns, checked.leads
     _reject_suppressed(node, caller.account_id, parsed)
-    _refuse_hopeless(request, parsed)
+    _refuse_hopeless(checked)
     run_id = uuid7()
     columns |= {
         "id": run_id,
@@ -115,96 +124,11 @@ def create(node: Node, caller: Caller, data: Any, body_hash: bytes, key: str | N
             caller.account_id,
             key,
             body_hash,
-            lambda: _store(connection, node, caller, request, columns, parsed),
+            lambda: _store(connection, node, caller, checked),
         )
     if not stored.replayed:
         _ring(node, columns)
     return stored
-
-
-def _columns(node: Node, request: schemas.RunRequest, account: dict[str, Any]) -> dict[str, Any]:
-    now, faults = datetime.now(UTC), list[Fault]()
-    start_at, expires_at = _times(request, now, faults)
-    script = _script(node, request, account, faults)
-    caller_id = _caller_id(request, account, faults)
-    if faults:
-        raise invalid(faults)
-    return {
-        "name": request.name,
-        "status": "scheduled" if start_at else "pending",
-        "concurrency": request.concurrency,
-        "calls_per_second": request.calls_per_second,
-        "caller_id": caller_id,
-        **script,
-        "ring_timeout": request.ring_timeout,
-        "max_call_duration": request.max_call_duration,
-        "max_attempts": request.retry.max_attempts,
-        "retry_delay": request.retry.delay,
-        "retry_on": request.retry.on,
-        "on_unknown": request.on_unknown.action,
-        "on_unknown_after": request.on_unknown.after,
-        "start_at": start_at,
-        "expires_at": expires_at,
-        "metadata": request.metadata,
-    }
-
-
-def _times(
-    request: schemas.RunRequest, now: datetime, faults: list[Fault]
-) -> tuple[datetime | None, datetime | None]:
-    start_at = _in_utc("start_at", request.start_at, faults)
-    expires_at = _in_utc("expires_at", request.expires_at, faults)
-    if expires_at and expires_at <= max(now, start_at or now):
-        detail = "expires_at must be after now and after start_at."
-        faults.append(Fault("#/expires_at", "too_early", detail))
-    return start_at if start_at and start_at > now else None, expires_at
-
-
-def _in_utc(name: str, at: datetime | None, faults: list[Fault]) -> datetime | None:
-    # 9999-12-31T23:59-01:00 is year 10000 in UTC: PostgreSQL stores it, Python cannot read it
-    # back, and then neither the run nor any list that contains it could be shown.
-    try:
-        return at.astimezone(UTC) if at else None
-    except OverflowError:
-        faults.append(Fault(f"#/{name}", "invalid_time", "Must lie in the years 1 to 9999 in UTC."))
-        return None
-
-
-def _script(
-    node: Node, request: schemas.RunRequest, account: dict[str, Any], faults: list[Fault]
-) -> dict[str, str | None]:
-    url, twiml = request.answer_url, request.twiml
-    if url and twiml:
-        faults.append(Fault("#/twiml", "one_of", "Send answer_url or twiml, not both."))
-    if not url and not twiml:
-        url, twiml = account["default_answer_url"], account["default_twiml"]
-        if not url and not twiml:
-            detail = "Send answer_url or twiml; the account has no default."
-            faults.append(Fault("#/answer_url", "missing", detail))
-    if url and (code := urls.check(url, allow_private=node.settings.private_answer_urls)):
-        detail = "answer_url must be http(s) on a public host."
-        faults.append(Fault("#/answer_url", code, detail))
-    return {"answer_url": url, "twiml": twiml}
-
-
-def _caller_id(
-    request: schemas.RunRequest, account: dict[str, Any], faults: list[Fault]
-) -> str | None:
-    owned: list[str] = account["caller_ids"]
-    if not owned:
-        detail = "The account has no caller ids yet; an admin adds them with PATCH account."
-        faults.append(Fault("#/caller_id", "no_caller_id", detail))
-        return None
-    if request.caller_id is None:
-        return owned[0]
-    try:
-        number = parse_phone(request.caller_id, account["default_region"])
-    except ValueError:
-        number = ""
-    if number not in owned:
-        detail = "caller_id must be one of the account's caller ids."
-        faults.append(Fault("#/caller_id", "caller_id_not_allowed", detail))
-    return number
 
 
 def _reject_suppressed(node: Node, account_id: UUID, parsed: Parsed) -> None:
@@ -229,8 +153,9 @@ def _reject_suppressed(node: Node, account_id: UUID, parsed: Parsed) -> None:
     parsed.accepted[:] = [lead for lead in parsed.accepted if lead[1] not in found]
 
 
-def _refuse_hopeless(request: schemas.RunRequest, parsed: Parsed) -> None:
-    if request.on_duplicate == "reject" and parsed.duplicates:
+def _refuse_hopeless(checked: Checked) -> None:
+    parsed = checked.leads
+    if checked.refuses_duplicates and parsed.duplicates:
         found = [_fault(one) for one in parsed.rejections if one.is_duplicate]
         raise Refused("duplicate_leads", "Leads appear more than once.", 422, found)
     if not parsed.accepted:
@@ -250,16 +175,10 @@ def _fault(one: Rejection) -> Fault:
     )
 
 
-def _store(
-    connection: Connection,
-    node: Node,
-    caller: Caller,
-    request: schemas.RunRequest,
-    columns: dict[str, Any],
-    parsed: Parsed,
-) -> Stored:
+def _store(connection: Connection, node: Node, caller: Caller, checked: Checked) -> Stored:
+    columns, parsed = checked.columns, checked.leads
     idempotency.lock(connection, f"twin:{caller.account_id}:{columns['body_hash'].hex()}")
-    if not request.allow_duplicate:
+    if not checked.allows_twin:
         _refuse_twin(connection, columns)
     run_id, total = columns["id"], len(parsed.accepted)
     connection.execute(insert(runs).values(columns))

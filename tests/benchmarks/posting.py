@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks import wire
 from benchmarks.ground import Ground
 from benchmarks.ours import Ours, phones
-from benchmarks.proc import forget_peak, peak_mib
+from benchmarks.proc import forget_peak, peak_mib, watched_mib
 from benchmarks.results import Report, Turn, in_turn, percentile, say
 
 FULL = {"rounds": 7, "leads": 100_000}
@@ -127,9 +127,11 @@ def _two_at_once(report: Report, ours: Ours, leads: int) -> None:
         for thread in threads:
             thread.join()
 
-    during = _while(both, ours, get)
+    with watched_mib(web) as held:
+        during = _while(both, ours, get)
     report.tell(f"two POSTs of {leads:,} leads at once, the slower", "s", max(took))
     report.tell("most memory of one web process, two at once", "MiB", peak_mib(web))
+    report.tell("most memory of all web processes, two at once", "MiB", max(held))
     for share in (0.5, 0.99):
         for name, seconds in (("alone", alone), ("meanwhile", during)):
             what = f"GET run {name}, p{share * 100:.0f}"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 TICK = os.sysconf("SC_CLK_TCK")
@@ -48,8 +51,33 @@ def peak_mib(pid: int) -> float:
     return max(_kib(one, "VmHWM") for one in tree(pid)) / 1024
 
 
+@contextmanager
+def watched_mib(pid: int) -> Iterator[list[float]]:
+    """Look 20 times a second at what the whole tree holds; shared pages count in each process.
+
+    What a process that has ended held, nothing else can tell.
+    """
+    over, seen = threading.Event(), [0.0]
+
+    def look() -> None:
+        while not over.wait(0.05):
+            seen.append(sum(_kib(one, "VmRSS") for one in tree(pid)) / 1024)
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        watcher.join()
+
+
 def _kib(pid: int, name: str) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0  # it ended meanwhile
+    for line in lines:
         if line.startswith(f"{name}:"):
             return int(line.split()[1])
     return 0

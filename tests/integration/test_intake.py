@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import weakref
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -19,7 +20,7 @@ from factories import (
     rows,
     run_of,
 )
-from outbound import db, idempotency, intake
+from outbound import checking, db, idempotency, intake, strict_json
 from outbound.accounts import Caller
 from outbound.doorbell import Doorbell
 from outbound.errors import Refused
@@ -67,7 +68,7 @@ def body(n=2, **fields):
 
 def post(node, caller, data, key=None):
     raw = json.dumps(data).encode()
-    return intake.create(node, caller, json.loads(raw), hashlib.sha256(raw).digest(), key)
+    return intake.create(node, caller, raw, hashlib.sha256(raw).digest(), key)
 
 
 def refusal(node, caller, data, key=None):
@@ -158,16 +159,25 @@ class TestStoring:
     def test_the_memory_of_the_leads_is_given_back_before_they_are_stored(
         self, home, caller, monkeypatch
     ):
-        data, seen = body(5), []
-        store = intake._store
+        class Data(dict):
+            """A body that can be seen to go."""
+
+        parsed, seen = [], []
+        parse, store = strict_json.parse, intake._store
+
+        def watched(raw):
+            data = Data(parse(raw))
+            parsed.append(weakref.ref(data))
+            return data
 
         def look(*given):
-            seen.append(len(data["leads"]))
+            seen.append(parsed[0]())
             return store(*given)
 
+        monkeypatch.setattr(strict_json, "parse", watched)
         monkeypatch.setattr(intake, "_store", look)
-        intake.create(home, caller, data, b"hash", None)
-        assert seen == [0]
+        post(home, caller, body(5))
+        assert seen == [None]
 
     def test_storing_has_more_time_than_other_statements(self, home, caller, monkeypatch):
         seen = []
@@ -220,7 +230,7 @@ class TestKeys:
 
     def test_a_known_key_is_answered_before_any_lead_is_looked_at(self, home, caller, monkeypatch):
         first = post(home, caller, body(), "k")
-        monkeypatch.setattr(intake, "parse_leads", None)
+        monkeypatch.setattr(checking, "parse_leads", None)
         again = post(home, caller, body(), "k")
         assert (again.body, again.headers, again.replayed) == (first.body, first.headers, True)
         assert refusal(home, caller, body(3), "k").code == "idempotency_key_reused"

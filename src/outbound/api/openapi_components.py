@@ -31,7 +31,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "no_acceptable_leads": (422, "No lead can be accepted."),
     "idempotency_key_reused": (422, "The key came with another body before."),
     "rate_limited": (429, "Wait for Retry-After."),
-    "unavailable": (503, "The database is away, or busy; wait for Retry-After."),
+    "unavailable": (503, "The database is away, or we are busy; wait for Retry-After."),
 }
 OF_A_BODY = (
     "bad_json",

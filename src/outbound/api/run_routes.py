@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine
 from outbound import calls, cancelling, idempotency, intake, progress, runs, schemas, unknowns
 from outbound.accounts import Role
 from outbound.api.answers import send, send_stored
-from outbound.api.media import read_json
+from outbound.api.media import read_json, read_json_bytes
 from outbound.api.quiet import answer_when_quiet
 from outbound.api.routing import PREFIX, Route
 from outbound.errors import Fault, invalid, not_found
@@ -49,9 +49,9 @@ def _snapshot(req: Request) -> AbstractContextManager[Connection]:
 
 def create_run(req: Request, resp: Response) -> None:
     """POST /runs."""
-    data = read_json(req)
+    body = read_json_bytes(req)
     key = idempotency.check_key(req.get_header("Idempotency-Key"))
-    stored = intake.create(req.context.node, req.context.caller, data, req.context.body_hash, key)
+    stored = intake.create(req.context.node, req.context.caller, body, req.context.body_hash, key)
     send_stored(resp, stored)
 
 
