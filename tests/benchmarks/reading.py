@@ -10,13 +10,12 @@ import time
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import text
-
 from benchmarks import wire
 from benchmarks.ground import Ground
 from benchmarks.ours import Ours
 from benchmarks.results import Report, percentile
-from outbound import progress
+from outbound import calls, progress
+from plans import explain
 
 FULL = {"calls": 6000, "rows": "1000,100000,1000000"}
 QUICK = {"calls": 300, "rows": "1000,10000"}
@@ -31,9 +30,7 @@ _COUNTERS = """
     SELECT :run, n, :each, :each, :each FROM generate_series(0, 15) n
     ON CONFLICT (run_id, shard) DO UPDATE SET completed = excluded.completed
 """
-_PAGE = """
-    SELECT * FROM calls WHERE run_id = :run ORDER BY id DESC LIMIT 101
-"""
+_FIRST_PAGE = {"states": None, "outcome": None, "search": None, "limit": 101, "before": None}
 
 
 def run(ground: Ground, report: Report, *, calls: int, rows: str) -> None:
@@ -95,15 +92,12 @@ def _by_rows(report: Report, ours: Ours, sizes: list[int]) -> None:
         account = ours.one("SELECT account_id FROM runs WHERE id = :run", run=run).account_id
         buffers = _buffers(ours, str(progress._ONE), run=UUID(run), account=account)
         report.tell(f"buffers of GET run, {rows:,} calls", "pages", buffers)
-        page = _buffers(ours, _PAGE, run=UUID(run))
+        page = _buffers(ours, calls._PAGE.text, run=UUID(run), account=account, **_FIRST_PAGE)
         report.tell(f"buffers of a page of its calls, {rows:,} calls", "pages", page)
         seconds = wire.send_all(ours.base, [ours.get(f"/runs/{run}")] * 200, 1, 200).seconds
         report.tell(f"GET run, {rows:,} calls, p50", "ms", percentile(seconds, 0.5) * 1000)
 
 
 def _buffers(ours: Ours, statement: str, **values: Any) -> int:
-    """Pages that the statement touches, in the cache or not."""
-    explain = text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}")
     with ours.engine.connect() as connection:
-        plan = connection.execute(explain, values).scalar_one()[0]["Plan"]
-    return int(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+        return explain(connection, statement, **values).buffers

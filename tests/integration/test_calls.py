@@ -5,7 +5,7 @@ import io
 from uuid import UUID
 
 import pytest
-from sqlalchemy import event, insert
+from sqlalchemy import insert
 
 from factories import (
     call_of,
@@ -24,6 +24,7 @@ from outbound.carriers.base import Progress
 from outbound.errors import Refused
 from outbound.ids import uuid7
 from outbound.states import Decision, Kind, Outcome
+from plans import statements
 
 FIELDS = {
     "call_id", "lead_id", "phone", "state", "outcome", "attempts", "next_attempt_at",
@@ -43,19 +44,6 @@ def account(engine):
 @pytest.fixture
 def run(engine, account):
     return make_run(engine, account, [phone(n) for n in range(5)])
-
-
-@pytest.fixture
-def statements(engine):
-    """The statements that were executed, in order."""
-    seen: list[str] = []
-
-    def note(_connection, _cursor, statement, *_):
-        seen.append(statement)
-
-    event.listen(engine, "before_cursor_execute", note)
-    yield seen
-    event.remove(engine, "before_cursor_execute", note)
 
 
 def read_page(engine, account, run, state=None, outcome=None, limit=None, cursor=None):
@@ -156,14 +144,14 @@ class TestPage:
             assert (item["state"], item["next_attempt_at"]) == ("dialing", None)
 
     def test_the_number_of_statements_does_not_grow_with_the_calls(
-        self, node, engine, account, run, statements
+        self, node, engine, account, run
     ):
         claim(node, account)
         taken = []
         for limit in ("1", "5"):
-            statements.clear()
-            read_page(engine, account, run, limit=limit)
-            taken.append(len(statements))
+            with statements(engine) as seen:
+                read_page(engine, account, run, limit=limit)
+            taken.append(len(seen))
         assert taken == [3, 3]
 
     def test_an_empty_page_is_a_page(self, engine, account, run):

@@ -20,6 +20,7 @@ from outbound.carriers.base import Progress, Verdict
 from outbound.node import Node
 from outbound.reconciler.table import SWEEPS
 from outbound.states import Kind
+from plans import explain, settle_down
 
 PORT = 9464
 
@@ -367,15 +368,10 @@ class TestCost:
         def count():
             found = {}
             for name in ("ATTEMPTS", "RUNS", "DUE", "SERVER"):
-                statement = getattr(metrics_state, name).text
+                values = {"silent": 5} if name == "SERVER" else {}
                 with engine.connect() as connection:
-                    (plan,) = connection.execute(
-                        text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}"),
-                        {"silent": 5} if name == "SERVER" else {},
-                    ).scalar_one()
-                top = plan["Plan"]
-                whole = [n["Relation Name"] for n in nodes(top) if n["Node Type"] == "Seq Scan"]
-                found[name] = (top["Shared Hit Blocks"] + top["Shared Read Blocks"], whole)
+                    plan = explain(connection, getattr(metrics_state, name).text, **values)
+                found[name] = (plan.buffers, plan.whole)
             return found
 
         return count
@@ -394,7 +390,7 @@ class TestCost:
         after = pages()
         for name, (count, whole) in after.items():
             assert count <= before[name][0] * 1.5 + 20, (before, after)
-            assert not set(whole) & set(self.BIG), after
+            assert not whole & set(self.BIG), after
 
     def past(self, engine, account, runs):
         """Runs that are over, with calls and attempts that are."""
@@ -420,14 +416,3 @@ class TestCost:
             ),
         ):
             do(engine, statement, runs=[str(run) for run in made], account=account)
-
-
-def settle_down(engine):
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("VACUUM ANALYZE"))
-
-
-def nodes(plan):
-    yield plan
-    for child in plan.get("Plans", ()):
-        yield from nodes(child)

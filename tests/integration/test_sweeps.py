@@ -4,7 +4,6 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import event
 
 from factories import (
     FakeCarrier,
@@ -30,6 +29,7 @@ from outbound.reconciler.leader import _BECOME
 from outbound.reconciler.sweeps import Deposed, Scope
 from outbound.reconciler.table import SWEEPS
 from outbound.states import Kind
+from plans import statements
 
 BY_NAME = {sweep.name: sweep for sweep in SWEEPS}
 EVERYBODY = Scope()
@@ -300,21 +300,18 @@ class TestOnDemand:
         assert on_demand.reconcile(node, account)["success"] is True
 
     def test_the_number_of_statements_does_not_grow_with_the_runs(self, node, engine):
-        def statements(runs):
+        def counted(runs):
             account = make_account(engine)
             for run in range(runs):
                 make_run(engine, account, [phone(1000 + run)])
                 claim(node, account)
             lease_ran_out(engine)
-            seen = []
-            listener = lambda *args: seen.append(args[2])  # noqa: E731
-            event.listen(node.engine, "before_cursor_execute", listener)
-            report = on_demand.reconcile(node, account)
-            event.remove(node.engine, "before_cursor_execute", listener)
+            with statements(node.engine) as seen:
+                report = on_demand.reconcile(node, account)
             assert report["reconciled_count"] == runs
             return len(seen)
 
-        assert statements(1) == statements(20)
+        assert counted(1) == counted(20)
 
 
 class TestLookUps:
