@@ -89,6 +89,12 @@ def fresh_database_url(postgres_url: str, template: str) -> Iterator[str]:
     yield from _clone(_server(postgres_url), template)
 
 
+@pytest.fixture(scope="module")
+def module_database_url(postgres_url: str, template: str) -> Iterator[str]:
+    """A migrated database of the module's own, for tests of what takes long to fill."""
+    yield from _clone(_server(postgres_url), template)
+
+
 @pytest.fixture(scope="session")
 def shared_database_url(postgres_url: str, template: str) -> Iterator[str]:
     yield from _clone(_server(postgres_url), template)

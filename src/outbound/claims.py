@@ -67,6 +67,8 @@ _LOCK_BREAKER = text("""
      WHERE account_id = :account AND carrier = :carrier
 """)
 _LOCK_RUN = text("SELECT id FROM runs WHERE id = :run FOR NO KEY UPDATE")
+# `held` is counted: EXISTS became a hash of all held phones, and so a walk through every one that
+# was held since the last vacuum.
 _CLAIM = text(f"""
     WITH due AS MATERIALIZED (
         SELECT id, phone, last_number, next_attempt_at FROM calls
@@ -76,8 +78,8 @@ _CLAIM = text(f"""
         SELECT due.*,
                EXISTS (SELECT FROM suppressions s WHERE s.account_id = :account
                           AND s.phone = due.phone) AS suppressed,
-               EXISTS (SELECT FROM attempts h WHERE h.account_id = :account
-                          AND h.phone = due.phone AND h.phone_held) AS held,
+               (SELECT count(*) > 0 FROM attempts h WHERE h.account_id = :account
+                   AND h.phone = due.phone AND h.phone_held) AS held,
                (SELECT max(x.claimed_at) + make_interval(secs => :gap) FROM attempts x
                  WHERE x.account_id = :account AND x.phone = due.phone
                    AND x.claimed_at > CAST(:now AS timestamptz) - make_interval(secs => :gap)

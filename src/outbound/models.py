@@ -1,8 +1,8 @@
 """The tables, and what their constraints and indexes are for.
 
 The constraints are the judges: whoever wins the INSERT may dial, everybody else finds nothing
-to do. No index key or predicate names a call's or attempt's `state` where the happy path changes
-it without need, or `lease_until`, so that most updates stay HOT (docs/protocol.md).
+to do. No index of attempts names `state` or `lease_until`, so that what happens between the
+carrier's first answer and its last word stays HOT (docs/performance.md, "Hot statements").
 """
 
 from __future__ import annotations

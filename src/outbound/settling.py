@@ -93,9 +93,11 @@ class _Row:
     attempt: Attempt
 
 
+# LIMIT 1 keeps each run a probe by its id: joined plainly, a batch of 100 read all runs there are.
 _WHO_MAY_REQUEUE = text("""
     SELECT a.id, a.run_id, r.max_attempts, r.retry_on
-      FROM attempts a JOIN runs r ON r.id = a.run_id
+      FROM attempts a
+     CROSS JOIN LATERAL (SELECT * FROM runs WHERE id = a.run_id LIMIT 1) r
      WHERE a.id = ANY (CAST(:ids AS uuid[]))
 """)
 LOCK_RUNS = text("""
@@ -117,7 +119,8 @@ _READ = text(f"""
            r.status, r.max_attempts, r.retry_delay, r.retry_on, r.ring_timeout,
            r.ended_at IS NULL AS run_open, r.cancel_requested,
            (r.expires_at IS NULL OR r.expires_at > clock_timestamp()) AS unexpired
-      FROM attempts a JOIN calls c ON c.id = a.call_id JOIN runs r ON r.id = a.run_id
+      FROM attempts a JOIN calls c ON c.id = a.call_id
+     CROSS JOIN LATERAL (SELECT * FROM runs WHERE id = a.run_id LIMIT 1) r
      WHERE a.call_id = ANY (CAST(:calls AS bigint[]))
        AND (a.state <> 'released' OR a.id = ANY (CAST(:ids AS uuid[])))
      ORDER BY a.call_id, a.number
@@ -252,6 +255,8 @@ class _Batch:
         if runs := _runs_that_may_requeue(self.connection, evidence, ids):
             self.connection.execute(LOCK_RUNS, {"ids": sorted(runs)})
         locked = self.connection.execute(_LOCK_ATTEMPTS, {"ids": ids}).all()
+        if not locked:
+            return
         calls = sorted({row.call_id for row in locked})
         self.connection.execute(_LOCK_CALLS, {"ids": calls})
         for row in self.connection.execute(_READ, {"calls": calls, "ids": ids}):
