@@ -57,7 +57,7 @@ _LIMITS = text(f"""
            AND {ending.STILL_DIALS}
            AND coalesce(l.occupying, 0) < r.concurrency
            AND (r.next_send_at IS NULL OR r.next_send_at <= clock.now + :look_ahead)
-           AND EXISTS (SELECT FROM calls c WHERE c.run_id = r.id AND c.state = 'queued'
+           AND EXISTS (SELECT FROM calls c WHERE c.run_id = r.id AND c.is_queued
                           AND c.next_attempt_at <= clock.now)
          ORDER BY r.last_served_at NULLS FIRST, r.id LIMIT 1) r ON true
      WHERE p.account_id = :account
@@ -72,7 +72,7 @@ _LOCK_RUN = text("SELECT id FROM runs WHERE id = :run FOR NO KEY UPDATE")
 _CLAIM = text(f"""
     WITH due AS MATERIALIZED (
         SELECT id, phone, last_number, next_attempt_at FROM calls
-         WHERE run_id = :run AND state = 'queued' AND next_attempt_at <= :now
+         WHERE run_id = :run AND is_queued AND next_attempt_at <= :now
          ORDER BY next_attempt_at, id LIMIT :scan FOR UPDATE SKIP LOCKED),
     judged AS MATERIALIZED (
         SELECT due.*,
@@ -149,7 +149,7 @@ _NEXT_DUE = text("""
        AND r.status IN ('pending', 'running') AND NOT r.cancel_requested
      CROSS JOIN LATERAL (
         SELECT c.next_attempt_at AS at FROM calls c
-         WHERE c.run_id = r.id AND c.state = 'queued'
+         WHERE c.run_id = r.id AND c.is_queued
          ORDER BY c.next_attempt_at LIMIT 1) due
      WHERE p.account_id = :account AND NOT p.stopped
 """)

@@ -23,7 +23,7 @@ IS_OVER = f"""
     r.ended_at IS NULL
     AND (r.status IN ('pending', 'running') OR r.cancel_requested
          OR (r.status = 'paused' AND r.expiry_ended_calls))
-    AND NOT EXISTS (SELECT FROM calls c WHERE c.run_id = r.id AND c.state = 'queued')
+    AND NOT EXISTS (SELECT FROM calls c WHERE c.run_id = r.id AND c.is_queued)
     AND NOT EXISTS (
         SELECT FROM attempts a JOIN calls c ON c.id = a.call_id
          WHERE a.account_id = r.account_id AND a.run_id = r.id AND a.ended_at IS NULL

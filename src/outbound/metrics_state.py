@@ -62,7 +62,7 @@ DUE = text("""
           LEFT JOIN busy b ON b.account_id = r.account_id
          CROSS JOIN LATERAL (
             SELECT c.next_attempt_at FROM calls c
-             WHERE c.run_id = r.id AND c.state = 'queued'
+             WHERE c.run_id = r.id AND c.is_queued
                AND c.next_attempt_at <= clock_timestamp()
              ORDER BY c.next_attempt_at LIMIT 1) c
          WHERE r.ended_at IS NULL AND r.status IN ('pending', 'running')

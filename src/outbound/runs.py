@@ -50,21 +50,21 @@ _IS_SENDING = text("""
            AND (CAST(:phones AS text[]) IS NULL OR a.phone = ANY (CAST(:phones AS text[]))))
 """)
 _DUE = text("""
-    SELECT count(*) FROM (SELECT FROM calls WHERE run_id = :run AND state = 'queued'
+    SELECT count(*) FROM (SELECT FROM calls WHERE run_id = :run AND is_queued
                              AND next_attempt_at <= clock_timestamp() LIMIT :most) due
 """)
 _FOR_ENDING = text("""
     SELECT r.id FROM runs r
      WHERE r.account_id = :account AND r.ended_at IS NULL
        AND (r.cancel_requested OR r.expires_at <= clock_timestamp())
-       AND EXISTS (SELECT FROM calls c WHERE c.run_id = r.id AND c.state = 'queued')
+       AND EXISTS (SELECT FROM calls c WHERE c.run_id = r.id AND c.is_queued)
      ORDER BY r.id
 """)
 # In the order of calls_due_idx: by id alone, each thousand walked past all calls of the run that
 # are over. It waits for nobody's lock, so that the order of the locks is free.
 _END_QUEUED = text(f"""
     WITH picked AS MATERIALIZED (
-        SELECT id FROM calls WHERE run_id = :run AND state = 'queued'
+        SELECT id FROM calls WHERE run_id = :run AND is_queued
          ORDER BY next_attempt_at, id LIMIT :most FOR NO KEY UPDATE SKIP LOCKED),
     {ending.END_PICKED}
     SELECT outcome, count(*)::int AS calls FROM over GROUP BY outcome

@@ -169,7 +169,7 @@ _WAKE_PHONES = text("""
         SELECT c.id FROM calls c
           JOIN jsonb_to_recordset(CAST(:rows AS jsonb)) AS w (account_id uuid, phone text)
             ON c.account_id = w.account_id AND c.phone = w.phone
-         WHERE c.state = 'queued' AND c.waiting_for = 'phone'
+         WHERE c.is_queued AND c.waiting_for = 'phone'
          ORDER BY c.id FOR NO KEY UPDATE OF c SKIP LOCKED)
     UPDATE calls SET next_attempt_at = clock_timestamp(), waiting_for = NULL
      WHERE id = ANY (ARRAY(SELECT id FROM waiting))

@@ -31,7 +31,7 @@ _SITUATION = text(f"""
          WHERE a.account_id = p.account_id AND a.ended_at IS NULL) live
       CROSS JOIN LATERAL (
         SELECT count(*) AS for_phone FROM calls c
-         WHERE c.account_id = p.account_id AND c.state = 'queued'
+         WHERE c.account_id = p.account_id AND c.is_queued
            AND c.waiting_for = 'phone') waiting
       CROSS JOIN LATERAL (
         SELECT count(*) AS seen, count(*) FILTER (WHERE s.ended_at IS NULL) AS ringing

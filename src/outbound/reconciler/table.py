@@ -80,7 +80,7 @@ SWEEPS = (
         f"""SELECT p.account_id, count(*)::int AS due FROM account_pace p
               JOIN runs r ON r.account_id = p.account_id
               CROSS JOIN LATERAL (
-                SELECT FROM calls c WHERE c.run_id = r.id AND c.state = 'queued'
+                SELECT FROM calls c WHERE c.run_id = r.id AND c.is_queued
                    AND c.next_attempt_at <= clock_timestamp() LIMIT 32) due
              WHERE {_P} AND {ending.STILL_DIALS} AND r.status IN ('pending', 'running')
                AND NOT p.stopped
@@ -110,7 +110,7 @@ SWEEPS = (
         f"""SELECT DISTINCT r.account_id FROM runs r
              WHERE {_R} AND r.ended_at IS NULL
                AND (r.cancel_requested OR r.expires_at <= clock_timestamp())
-               AND EXISTS (SELECT FROM calls c WHERE c.run_id = r.id AND c.state = 'queued')""",
+               AND EXISTS (SELECT FROM calls c WHERE c.run_id = r.id AND c.is_queued)""",
         sweeps.ring(doorbell.DIAL),
         repeats=False,
     ),

@@ -25,7 +25,7 @@ LONGEST_NAME = 63
 _UNSERVED = text("""
     SELECT count(*) FROM runs r JOIN account_pace p ON p.account_id = r.account_id
       JOIN LATERAL (SELECT min(next_attempt_at) AS at FROM calls
-                     WHERE run_id = r.id AND state = 'queued') due ON due.at IS NOT NULL
+                     WHERE run_id = r.id AND is_queued) due ON due.at IS NOT NULL
      WHERE r.ended_at IS NULL AND r.status IN ('pending', 'running') AND NOT r.cancel_requested
        AND (r.expires_at IS NULL OR r.expires_at > clock_timestamp()) AND NOT p.stopped
        AND greatest(due.at, r.created_at, r.next_send_at, p.last_claim_at, p.next_send_at,
