@@ -69,6 +69,9 @@ _END_QUEUED = text(f"""
     {ending.END_PICKED}
     SELECT outcome, count(*)::int AS calls FROM over GROUP BY outcome
 """)
+_LOOK_OVER = text(f"""
+    SELECT r.id FROM runs r WHERE r.id = ANY (CAST(:ids AS uuid[])) AND {ending.IS_OVER}
+""")
 _END_RUNS = text(f"""
     WITH over AS (
         SELECT r.id, r.status AS old_status, clock_timestamp() AS now,
@@ -262,13 +265,23 @@ def _end_some(node: Node, run_id: UUID, connection: Connection) -> int:
 def advance(node: Node, run_ids: set[UUID]) -> list[EndedRun]:
     """End those of the runs whose last call is over, each in its one right way.
 
-    In the transaction of the settle itself, two last calls would both see the other one as not
-    over, and the run would never end. In one UPDATE with NOT EXISTS, a wait for the row's lock
-    re-checks the row but not the sub-query, and would end a run that has a queued call.
+    Call it after the COMMIT of whatever may have been a run's last move. In that transaction
+    itself, two last calls would both see the other one as not over, and the run would never end.
+    In one UPDATE with NOT EXISTS, a wait for the row's lock re-checks the row but not the
+    sub-query, and would end a run that has a queued call.
+
+    Only runs that look over are locked, or all callbacks of a run would stand in line for its
+    row. None is missed: who commits last looks after its own COMMIT, and so sees all the others.
     """
-    if not run_ids:
+    if not run_ids or not (over := _look_over(node, run_ids)):
         return []
-    return db.transaction(node.engine, lambda connection: advance_in(connection, node, run_ids))
+    return db.transaction(node.engine, lambda connection: advance_in(connection, node, over))
+
+
+def _look_over(node: Node, run_ids: set[UUID]) -> set[UUID]:
+    # One statement, whose snapshot is younger than the caller's COMMIT.
+    with node.engine.connect() as connection:
+        return set(connection.execute(_LOOK_OVER, {"ids": sorted(run_ids)}).scalars())
 
 
 def advance_in(connection: Connection, node: Node, run_ids: set[UUID]) -> list[EndedRun]:

@@ -51,7 +51,8 @@ WEB = (
     (7, "api.webhooks:receive", FUNCTION, "dial"),
     (7, "api.webhooks:_verify", FUNCTION, "dial"),
     (7, "settling:apply", FUNCTION, "dial"),
-    (7, "recording:record", COMMIT, "dial"),
+    (7, "recording:Together.record", FUNCTION, "dial"),
+    (7, "recording:commit", COMMIT, "dial"),
     (8, "recording:follow_up", FUNCTION, "dial"),
     (8, "doorbell:Doorbell.ring", FUNCTION, "last_lead"),
     (9, "runs:advance", BOTH, "last_lead"),
@@ -146,7 +147,7 @@ def _steps() -> Iterator[Step]:
                 yield Step(number, process, path, when, scene)
     for when in COMMIT:
         yield Step(1, "web", "outbound.intake:create", when, parent=True)
-        yield Step(7, "web", "outbound.recording:record", when, parent=True)
+        yield Step(7, "web", "outbound.recording:commit", when, parent=True)
     for about, scene in SWEEP_SCENES.items():
         for when in BOTH:
             at = "outbound.reconciler.sweeps:run_once"

@@ -21,9 +21,10 @@ from factories import (
     run_of,
     say,
 )
-from outbound import recording, runs
+from outbound import recording, runs, settling
 from outbound.carriers.base import Progress
 from outbound.states import Decision, Evidence, Kind, Outcome
+from races import in_background, wait_for_a_waiter
 
 
 @pytest.fixture
@@ -39,6 +40,10 @@ def one_claimed(node, engine, account, **columns):
 
 def state_of(engine, call):
     return call_of(engine, call.call_id)["state"], attempt_of(engine, call.attempt_id)["state"]
+
+
+def word(call, progress=Progress.BUSY):
+    return Evidence(call.attempt_id, Kind.WORD, "callback", progress=progress)
 
 
 def decide(node, call, decision, outcome=None):
@@ -294,23 +299,69 @@ def test_the_last_two_calls_of_a_run_that_end_at_once_complete_it(node, engine, 
 def test_a_run_is_not_completed_while_a_transaction_that_queues_its_call_is_open(
     node, engine, account
 ):
-    # A retry holds the run's lock. In one UPDATE with NOT EXISTS, the waiting completion would
+    # A decision holds the run's lock. In one UPDATE with NOT EXISTS, the waiting completion would
     # re-check the row but not the sub-query, and complete a run that has a queued call.
-    run, call = one_claimed(node, engine, account, max_attempts=2)
-    busy = Evidence(
-        call.attempt_id, Kind.WORD, "callback", carrier_call_id="CA1", progress=Progress.BUSY
+    run, call = one_claimed(node, engine, account)
+    with engine.begin() as crashed:  # before it could end the run, which looks over since
+        recording.settle_in(
+            crashed, node, [Evidence(call.attempt_id, Kind.AMBIGUOUS, "answer", error="timeout")]
+        )
+    not_placed = Evidence(
+        call.attempt_id, Kind.DECISION, "operator", decision=Decision.NOT_PLACED, by="somebody"
     )
-    with engine.connect() as retry:
-        transaction = retry.begin()
-        recording.settle_in(retry, node, [busy])
-        with ThreadPoolExecutor(1) as pool:
-            ending = pool.submit(runs.advance, node, {run})
-            waiting = "SELECT count(*) AS n FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-            while not one(engine, waiting)["n"]:
-                pass
+    with engine.connect() as decision:
+        transaction = decision.begin()
+        recording.settle_in(decision, node, [not_placed])
+        with in_background(runs.advance, node, {run}) as ending:
+            wait_for_a_waiter(engine)
             transaction.commit()
             assert ending.result(10) == []
     assert run_of(engine, run)["status"] == "running"
+
+
+def test_two_last_calls_that_commit_before_either_looks_complete_their_run_once(
+    node, engine, account, monkeypatch
+):
+    run = make_run(engine, account, [phone(1), phone(2)])
+    calls = claim(node, account)
+    both_committed, look = threading.Barrier(2), runs._look_over
+
+    def look_late(*given):
+        both_committed.wait(60)
+        return look(*given)
+
+    monkeypatch.setattr(runs, "_look_over", look_late)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda call: say(node, call.attempt_id, Progress.BUSY, None), calls))
+    assert run_of(engine, run)["status"] == "completed"
+    assert len(rows(engine, "SELECT * FROM events WHERE event = 'run_completed'")) == 1
+
+
+def test_a_last_call_that_sees_another_one_open_leaves_the_end_to_its_committer(
+    node, engine, account
+):
+    run = make_run(engine, account, [phone(1), phone(2)])
+    first, last = claim(node, account)
+    with engine.connect() as later:
+        transaction = later.begin()
+        # As another process: two of this one would take turns at its counters' row.
+        here = {"worker_id": node.worker_id, "source": node.source, "shard": node.shard ^ 1}
+        settling.apply(later, [word(last)], **here)
+        assert say(node, first.attempt_id, Progress.BUSY, None).touched == {run}
+        assert run_of(engine, run)["status"] == "running"
+        transaction.commit()
+    assert [ended.run_id for ended in runs.advance(node, {run})] == [run]
+
+
+def test_a_call_that_ends_while_others_of_its_run_are_open_waits_for_no_lock_of_the_run(
+    node, engine, account
+):
+    run = make_run(engine, account, [phone(1), phone(2)])
+    first, _ = claim(node, account)
+    with engine.begin() as holder:
+        holder.execute(settling.LOCK_RUNS, {"ids": [run]})
+        with in_background(say, node, first.attempt_id, Progress.BUSY, None) as settled:
+            assert settled.result(4).touched == {run}  # a wait for the lock is given up after 5 s
 
 
 def test_parallel_callbacks_of_one_call_count_once(node, engine, account):

@@ -1,10 +1,12 @@
 """Callbacks: verified first, idempotent, monotonic, committed before they are answered."""
 
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlencode
 from uuid import uuid4
 
 import falcon.testing
 import pytest
+from sqlalchemy import text
 from twilio.request_validator import RequestValidator
 
 from factories import (
@@ -19,10 +21,14 @@ from factories import (
     rows,
     run_of,
 )
+from outbound import recording
 from outbound.api.app import create_app
 from outbound.carriers import base
 from outbound.carriers.base import Progress
+from outbound.recording import Together
 from outbound.states import Kind
+from processes import wait_until
+from races import wait_for_a_waiter
 
 SID = "CA" + "1" * 32
 
@@ -40,17 +46,24 @@ def call(node, engine):
     return claimed
 
 
+def signed(settings, attempt, status, *, sid=SID, token=None, request_id=None, **extra):
+    """What simulate_post() takes for a callback."""
+    path = f"/webhooks/twilio/{attempt}"
+    form = {"CallSid": sid, "CallStatus": status, "CalledCity": "", "To": phone(1)} | extra
+    signer = RequestValidator(token or settings.twilio_auth_token)
+    headers = {
+        "Content-Type": "application/x-www-form-urlencoded",
+        "X-Twilio-Signature": signer.compute_signature(settings.public_base_url + path, form),
+    }
+    if request_id:
+        headers["X-Request-Id"] = request_id
+    return {"path": path, "body": urlencode(form), "headers": headers}
+
+
 @pytest.fixture
 def send(http, settings, call):
-    def post(status, attempt=None, sid=SID, token=settings.twilio_auth_token, **extra):
-        path = f"/webhooks/twilio/{attempt or call.attempt_id}"
-        form = {"CallSid": sid, "CallStatus": status, "CalledCity": "", "To": phone(1)} | extra
-        signature = RequestValidator(token).compute_signature(settings.public_base_url + path, form)
-        headers = {
-            "Content-Type": "application/x-www-form-urlencoded",
-            "X-Twilio-Signature": signature,
-        }
-        return http.simulate_post(path, body=urlencode(form), headers=headers)
+    def post(status, attempt=None, **known):
+        return http.simulate_post(**signed(settings, attempt or call.attempt_id, status, **known))
 
     return post
 
@@ -114,6 +127,47 @@ def test_a_thousand_forgeries_change_nothing(send, engine, call):
 def test_an_unknown_attempt_is_404_and_another_carrier_too(send, http):
     assert send("completed", attempt=uuid4()).status_code == 404
     assert http.simulate_post(f"/webhooks/other/{uuid4()}").status_code == 404
+
+
+def test_of_callbacks_that_are_written_together_each_gets_its_own_answer(
+    monkeypatch, node, engine, settings, caplog
+):
+    made = []
+    monkeypatch.setattr(recording, "Together", lambda node: made.append(Together(node)) or made[0])
+    app = falcon.testing.TestClient(create_app(node, base.load(settings)))
+    account = make_account(engine)
+    make_run(engine, account, [phone(n) for n in range(4)])
+    first, *calls = claim(node, account)
+    attempts = [calls[0].attempt_id, uuid4(), calls[1].attempt_id, calls[2].attempt_id]
+
+    def of(attempt):
+        return {"sid": f"CA{attempt.hex}", "request_id": f"r-{attempt}"}
+
+    def ask(attempt):
+        answer = app.simulate_post(**signed(settings, attempt, "completed", **of(attempt)))
+        settled = rows(
+            engine, "SELECT FROM attempts WHERE id = :id AND state = 'ended'", id=attempt
+        )
+        return answer.status_code, len(settled)
+
+    with ThreadPoolExecutor(5) as pool:
+        with engine.begin() as holder:
+            holder.execute(
+                text("SELECT FROM attempts WHERE id = :id FOR UPDATE"), {"id": first.attempt_id}
+            )
+            leading = pool.submit(ask, first.attempt_id)
+            wait_for_a_waiter(engine)
+            others = [pool.submit(ask, attempt) for attempt in attempts]
+            wait_until(lambda: len(made[0]._waiting) == len(attempts), 20, "all wait")
+        assert leading.result(20) == (204, 1)
+        assert [one.result(20) for one in others] == [(204, 1), (404, 0), (204, 1), (204, 1)]
+    told = [r.msg for r in caplog.records if isinstance(r.msg, dict)]
+    received = [line for line in told if line["event"] == "callback_received"]
+    assert {line["attempt_id"] for line in received} == {
+        str(call.attempt_id) for call in (first, *calls)
+    }
+    for line in received:
+        assert (line["request_id"], line["changed"]) == (f"r-{line['attempt_id']}", True)
 
 
 def test_a_signed_word_that_we_do_not_know_is_204_and_changes_nothing(send, engine, call):

@@ -9,7 +9,7 @@ from uuid import uuid4
 import falcon
 import structlog
 
-from outbound import logs, metrics
+from outbound import logs, metrics, recording
 from outbound.carriers.base import Carrier
 from outbound.node import Node
 
@@ -29,6 +29,7 @@ class Around:
     def __init__(self, node: Node, carrier: Carrier) -> None:
         self._node = node
         self._carrier = carrier
+        self._together = recording.Together(node)
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Name the request, and forget whatever this thread knew of the last one."""
@@ -37,6 +38,7 @@ class Around:
         req.context.request_id = request_id
         req.context.node = self._node
         req.context.carrier = self._carrier
+        req.context.together = self._together
         req.context.started = time.monotonic()
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)

@@ -66,15 +66,16 @@ def _record(req: falcon.Request, attempt: UUID, callback: Callback) -> None:
         error=callback.error,
         request_id=req.context.request_id,
     )
-    settled = recording.record(req.context.node, [evidence])
-    if settled.missing:
+    together: recording.Together = req.context.together
+    settled = together.record(evidence)
+    if attempt in settled.missing:
         raise not_found("attempt")
     log.info(
         "callback_received",
         attempt_id=str(attempt),
         carrier_call_id=callback.carrier_call_id,
         progress=str(callback.progress),
-        changed=bool(settled.moved),
+        changed=attempt in settled.moved,
     )
 
 

@@ -384,9 +384,9 @@ def _moment(value: object) -> datetime | None:
 
 
 class _Fields(dict[str, list[str]]):
-    """A form. `getlist` is how the SDK's validator asks for a field that is there twice."""
+    """A form. `getall` is how the SDK's validator asks first for a field that is there twice."""
 
-    getlist = dict.__getitem__
+    getall = dict.__getitem__
 
     def first(self, name: str) -> str:
         return self.get(name, [""])[0]
