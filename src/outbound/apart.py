@@ -35,7 +35,7 @@ _line = threading.BoundedSemaphore(AT_ONCE + WAITING)
 
 
 @contextlib.contextmanager
-def place() -> Iterator[None]:
+def room() -> Iterator[None]:
     """Have one of the few places for big bodies, until this one is stored.
 
     Raises:

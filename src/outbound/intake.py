@@ -97,7 +97,7 @@ def create(node: Node, caller: Caller, body: bytes, body_hash: bytes, key: str |
     )
     if len(body) < apart.BIG:
         return _take_in(node, caller, checking.check(body, terms), body_hash, key)
-    with apart.place():
+    with apart.room():
         return _take_in(node, caller, apart.check(body, terms), body_hash, key)
 
 

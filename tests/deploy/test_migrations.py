@@ -22,7 +22,8 @@ def engine(fresh_database_url):
 
 COLUMNS = """
     SELECT table_name, column_name, data_type, is_nullable = 'YES' AS nullable,
-           column_default IS NOT NULL OR is_identity = 'YES' AS fills_itself
+           column_default IS NOT NULL OR is_identity = 'YES' OR is_generated = 'ALWAYS'
+               AS fills_itself
       FROM information_schema.columns WHERE table_schema = 'public'
 """
 CONSTRAINTS = """

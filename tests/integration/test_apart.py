@@ -179,18 +179,18 @@ class TestPlaces:
         monkeypatch.setattr(apart, "WAIT_SECONDS", 0)
         with ExitStack() as taken:
             for _ in range(apart.AT_ONCE):
-                taken.enter_context(apart.place())
-            with pytest.raises(Unavailable, match="nothing was stored") as full, apart.place():
+                taken.enter_context(apart.room())
+            with pytest.raises(Unavailable, match="nothing was stored") as full, apart.room():
                 pass
         assert full.value.retry_after
-        with apart.place():
+        with apart.room():
             pass
 
     def test_a_few_wait_and_one_more_does_not(self):
         entered, leave = [], threading.Event()
 
         def take():
-            with apart.place():
+            with apart.room():
                 entered.append(1)
                 leave.wait(60)
 
@@ -199,7 +199,7 @@ class TestPlaces:
             taking = [pool.submit(take) for _ in range(most)]
             wait_until(lambda: apart._line._value == 0)
             wait_until(lambda: len(entered) == apart.AT_ONCE)
-            with pytest.raises(Unavailable), apart.place():
+            with pytest.raises(Unavailable), apart.room():
                 pass
             leave.set()
             for one in taking:

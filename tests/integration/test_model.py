@@ -33,7 +33,7 @@ from sqlalchemy import event, text
 import factories
 from factories import CARRIER, make_account, make_run, phone
 from model import Fate, Ledger, check, check_claim, check_ends, empty, let_time_pass, look
-from outbound import claims, db, hanging_up, logs, runs, unknowns
+from outbound import claims, db, hanging_up, logs, recording, runs, unknowns
 from outbound.accounts import Caller
 from outbound.api import webhooks
 from outbound.carriers.base import Answer, Callback, Progress, Verdict
@@ -327,7 +327,9 @@ class Protocol(RuleBasedStateMachine):
         assert (attempt["state"] == "unknown") <= bool(attempt["placed_at"])
 
     def _receive(self, attempt_id, sid, word):
-        context = SimpleNamespace(node=self.web, request_id="r")
+        context = SimpleNamespace(
+            node=self.web, together=recording.Together(self.web), request_id="r"
+        )
         request = SimpleNamespace(context=context)
         webhooks._record(request, attempt_id, Callback(sid, word))
 
