@@ -83,6 +83,8 @@ def figures(rows: Iterable[dict[str, object]]) -> str:
     head = f"{'figure':<54}{'n':>6}{'median':>8}{'p99':>8}{'most':>8}  bar"
     lines = [head, "-" * len(head)]
     for name, (values, bar) in known.items():
+        if not values:
+            continue
         values.sort()
         p99 = values[math.ceil(0.99 * len(values)) - 1]
         median = values[(len(values) - 1) // 2]
