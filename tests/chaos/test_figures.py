@@ -12,7 +12,7 @@ from sqlalchemy import text
 from chaos import report
 from chaos.faults import LONG
 from chaos.fleet import LEASE
-from chaos.judge import OUTCOMES
+from chaos.judge import LOOK_UP_SECONDS, OUTCOMES
 from processes import wait_until
 
 LEADER_KILLS = 100 if LONG else 6
@@ -65,7 +65,8 @@ def accepted(fleet, phones):
 
 @pytest.mark.timeout(120 + 12 * WORKER_KILLS)
 def test_a_killed_workers_work_goes_on_in_another(fleet, judge, post):
-    run = post(150 * WORKER_KILLS)
+    leads, pace = 150 * WORKER_KILLS, 40.0
+    run = post(leads, pace)
     kills = []
     for _ in range(WORKER_KILLS):
         before = run.last.get("attempts", 0)
@@ -75,7 +76,7 @@ def test_a_killed_workers_work_goes_on_in_another(fleet, judge, post):
         victim.process.kill()
         fleet.replace(victim)
         fleet.ready()
-    judge.settle()
+    judge.settle(LOOK_UP_SECONDS + leads / pace)
     times = accepted(fleet, set(run.phones))
     gaps = [
         max(gap for gap in _gaps(times) if gap[0] <= kill + 3 and gap[1] >= kill) for kill in kills
