@@ -96,6 +96,15 @@ def test_all_unknowns_are_decided_at_once_but_the_young_ones_only_by_force(
     site.world.wait_for_run(account.key, run, unknown=0, completed=3)
 
 
+def test_deciding_all_waits_until_it_is_known_how_many_there_are(screens, account, unknowns):
+    run = unknowns(1)
+    page = screens.signed_in(account.key)
+    page.route(f"**/api/outbound/runs/{run}", lambda route: None)  # it is never answered
+    page.goto(f"{page.url.partition('#')[0]}#/runs/{run}/unknown")
+    page.locator("tbody tr").first.wait_for()
+    assert page.get_by_role("button", name="Decide all…").is_disabled()
+
+
 def test_the_stop_button_stops_all_runs_and_every_tab_says_so(screens, site, account):
     run = account.run(phones(60), name="Going", calls_per_second=5.0)
     page = screens.signed_in(account.key, f"#/runs/{run}")

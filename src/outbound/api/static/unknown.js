@@ -39,11 +39,13 @@ function queue(context) {
   const body = h("tbody");
   const empty = h("p", { class: "empty", hidden: true }, "Nothing of this run is unknown.");
   const pager = pagerOf(context);
-  const all = h("button", { type: "button", class: "danger", onclick: () => total ? decideAll(id, total) : notice("Nothing is unknown.", "bad") }, "Decide all…");
+  // Disabled until the count is there: "nothing is unknown" would be a guess.
+  const all = h("button", { type: "button", class: "danger", disabled: true, onclick: () => total ? decideAll(id, total) : notice("Nothing is unknown.", "bad") }, "Decide all…");
   let total = 0;
   const counted = h("span", { class: "count live" });
   context.poll(`/runs/${encodeURIComponent(id)}`, (run) => {
     total = run.unknown;
+    all.disabled = false;
     setText(counted, count(total));
   }, { onGone: context.gone });
   context.poll(listPath(`/runs/${encodeURIComponent(id)}/calls`, new URLSearchParams([...context.query, ["state", "unknown"]]), 50), (page) => {
