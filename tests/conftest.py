@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -160,3 +163,16 @@ def node(settings: Settings) -> Iterator[Node]:
     yield built
     built.engine.dispose()
     built.doorbell.close()
+
+
+@pytest.fixture
+def lines(node: Node) -> Callable[[str], list[dict[str, Any]]]:
+    """Return what was logged in this process of one event, from the beginning of the test."""
+    told = io.StringIO()
+    logs.set_up(node.settings, "dramatiq_worker", told)
+
+    def lines(event: str) -> list[dict[str, Any]]:
+        found = [json.loads(line) for line in told.getvalue().splitlines()]
+        return [line for line in found if line["event"] == event]
+
+    return lines

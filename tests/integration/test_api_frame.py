@@ -60,18 +60,14 @@ def away(settings):
     built.doorbell.close()
 
 
-def lines(caplog, event):
-    return [r.msg for r in caplog.records if isinstance(r.msg, dict) and r.msg["event"] == event]
-
-
 class TestLogLines:
     def test_each_request_has_one_line_that_tells_the_route_and_not_the_query(
-        self, http, headers, account, caplog
+        self, http, headers, account, lines
     ):
         http.simulate_get(
             f"{API}/runs", query_string="status=paused", headers=headers | {"X-Request-Id": "r-1"}
         )
-        (line,) = lines(caplog, "http_request")
+        (line,) = lines("http_request")
         assert {
             "method": "GET",
             "route": f"{API}/runs",
@@ -82,42 +78,40 @@ class TestLogLines:
         assert line["duration_ms"] >= 0
         assert "paused" not in json.dumps(line)
 
-    def test_a_refused_method_still_tells_its_route_and_an_unknown_path_has_none(
-        self, http, caplog
-    ):
+    def test_a_refused_method_still_tells_its_route_and_an_unknown_path_has_none(self, http, lines):
         http.simulate_delete(f"{API}/runs/42")
         http.simulate_get("/canary-9f2")
-        told = lines(caplog, "http_request")
+        told = lines("http_request")
         assert [(line["status"], line["route"]) for line in told] == [
             (405, f"{API}/runs/{{run_id}}"),
             (404, None),
         ]
         assert "canary" not in json.dumps(told)
 
-    def test_nothing_of_the_last_request_is_left_for_the_next(self, http, headers, caplog):
+    def test_nothing_of_the_last_request_is_left_for_the_next(self, http, headers, lines):
         structlog.contextvars.bind_contextvars(run_id="of somebody else")
         http.simulate_get(f"{API}/runs", headers=headers)
         http.simulate_get(f"{API}/runs")
-        known, unknown = lines(caplog, "http_request")
+        known, unknown = lines("http_request")
         assert "run_id" not in known
         assert "account_id" not in unknown
 
-    def test_a_callbacks_lines_are_the_webhooks(self, node, caplog):
+    def test_a_callbacks_lines_are_the_webhooks(self, node, lines):
         http = falcon.testing.TestClient(create_app(node, Distrusting()))
         assert http.simulate_post("/webhooks/twilio/x").status_code == 403
-        (refused,) = lines(caplog, "webhook_refused")
-        (request,) = lines(caplog, "http_request")
+        (refused,) = lines("webhook_refused")
+        (request,) = lines("http_request")
         assert refused["consumer_source"] == request["consumer_source"] == "webhook"
 
-    def test_a_bug_is_500_and_one_line_with_its_traceback(self, http, headers, caplog, monkeypatch):
+    def test_a_bug_is_500_and_one_line_with_its_traceback(self, http, headers, lines, monkeypatch):
         monkeypatch.setattr(progress, "runs", lambda *_: {}["SELECT canary"])
         answer = http.simulate_get(f"{API}/runs", headers=headers | {"X-Request-Id": "r-2"})
         assert answer.status_code == 500
         assert answer.json["type"] == "urn:outbound:problem:internal_error"
         assert "canary" not in answer.text
-        (line,) = lines(caplog, "request_failed")
+        (line,) = lines("request_failed")
         assert line["request_id"] == answer.json["request_id"] == "r-2"
-        assert line["exc_info"]
+        assert line["exception"]
 
 
 class TestMethodsAndPaths:

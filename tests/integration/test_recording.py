@@ -189,7 +189,7 @@ def test_with_the_database_away_all_who_wait_hear_of_it_and_the_next_are_written
 
 
 def test_no_line_about_one_callback_has_another_ones_request_id(
-    engine, calls, pool, together, caplog
+    engine, calls, pool, together, lines
 ):
     for call in calls:
         ringing = final(call.attempt_id, progress=Progress.RINGING, carrier_call_id=sid_of(call))
@@ -203,20 +203,16 @@ def test_no_line_about_one_callback_has_another_ones_request_id(
         pass
     for said in [first, *others]:
         said.result(20)
-    wait_until(lambda: len(lines(caplog, "stray_carrier_call")) == 4, 20, "the lines")
-    for line in lines(caplog, "stray_carrier_call"):
+    wait_until(lambda: len(lines("stray_carrier_call")) == 4, 20, "the lines")
+    for line in lines("stray_carrier_call"):
         assert line.get("request_id") in (None, f"r-{line['attempt_id']}")
-    mine = lines(caplog, "mine")
+    mine = lines("mine")
     assert len(mine) == 4
     assert all(line["request_id"] == f"r-{line['attempt_id']}" for line in mine)
 
 
 def sid_of(call):
     return f"CA{call.call_id}"
-
-
-def lines(caplog, event):
-    return [r.msg for r in caplog.records if isinstance(r.msg, dict) and r.msg["event"] == event]
 
 
 def record_as_a_request(together, item):

@@ -130,7 +130,7 @@ def test_an_unknown_attempt_is_404_and_another_carrier_too(send, http):
 
 
 def test_of_callbacks_that_are_written_together_each_gets_its_own_answer(
-    monkeypatch, node, engine, settings, caplog
+    monkeypatch, node, engine, settings, lines
 ):
     made = []
     monkeypatch.setattr(recording, "Together", lambda node: made.append(Together(node)) or made[0])
@@ -161,8 +161,7 @@ def test_of_callbacks_that_are_written_together_each_gets_its_own_answer(
             wait_until(lambda: len(made[0]._waiting) == len(attempts), 20, "all wait")
         assert leading.result(20) == (204, 1)
         assert [one.result(20) for one in others] == [(204, 1), (404, 0), (204, 1), (204, 1)]
-    told = [r.msg for r in caplog.records if isinstance(r.msg, dict)]
-    received = [line for line in told if line["event"] == "callback_received"]
+    received = lines("callback_received")
     assert {line["attempt_id"] for line in received} == {
         str(call.attempt_id) for call in (first, *calls)
     }

@@ -1,5 +1,6 @@
 """No secret and no whole phone number passes; what dashboards need does."""
 
+import io
 import json
 import logging
 import subprocess
@@ -82,6 +83,17 @@ def test_an_exception_shows_no_local_variables(log):
     (line,) = log(tell)
     assert "canary-value" not in json.dumps(line)
     assert line["exception"][0]["exc_type"] == "ValueError"
+
+
+def test_a_line_that_nobody_can_read_any_more_ends_nothing():
+    stream = io.StringIO()
+    stream.close()
+    logs.set_up(Settings(), "cli", stream)
+    logs.get("t").error("said")
+
+
+def test_what_is_below_the_level_is_not_written(log):
+    assert log(lambda t: t.debug("said")) == []
 
 
 def test_a_value_that_json_does_not_know_never_loses_the_line(log):
