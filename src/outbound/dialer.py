@@ -10,7 +10,7 @@ from uuid import UUID
 
 import structlog
 
-from outbound import claims, clock, logs, metrics, policy, runs
+from outbound import claims, clock, db, logs, metrics, policy, runs
 from outbound.carriers.base import Answer, Carrier, PlaceRequest, Verdict
 from outbound.claims import Claim, ClaimedCall
 from outbound.leads import fill_answer_url, fill_twiml
@@ -84,7 +84,7 @@ class Dialer:
         # is rung by whoever frees a slot, or by the leader.
         if claim.seen_at is None:
             return
-        with self._node.engine.connect() as connection:
+        with db.reading(self._node.engine) as connection:
             seconds = claims.seconds_until_due(connection, account_id, claim.seen_at)
         if seconds is not None and 0 < seconds <= policy.RETRY_SOON:
             self._timer.ring_in(account_id, seconds)

@@ -3,12 +3,18 @@
 PostgreSQL is the truth, so a ring may get lost, come twice or come late: the actor looks, and
 finds work or does not. A ring must never make its sender wait: Redis away costs 250 ms once,
 then nothing is rung for a second. The leader's sweep rings for due work that nobody claims.
+
+An account has one ring in the queue at a time, however long the queue is: rung again and again
+while it waits, each of a hundred busy accounts would add a message a second, and a newcomer would
+wait behind them all.
 """
 
 from __future__ import annotations
 
+import json
 import threading
 import time
+from collections.abc import Iterable
 from uuid import UUID, uuid4
 
 import dramatiq
@@ -27,7 +33,12 @@ QUEUE = "outbound"
 BELL = f"{NAMESPACE}:bell"
 BELL_LENGTH = 64
 DIAL, RESOLVE, HANG_UP = "dial_batch", "resolve_batch", "hang_up_batch"
-RING_SECONDS = 1.0
+RING_SECONDS = 60
+"""How long a ring bars others of its account, if no worker takes it up: a worker may die with it.
+The leader does not wait for that; see ring_again()."""
+
+LOOKED_THROUGH = 10_000
+"""Waiting messages that the leader looks through, for those of accounts that it would ring."""
 QUIET_AFTER_FAILURE = 1.0
 
 
@@ -77,14 +88,40 @@ class Doorbell:
         if time.monotonic() < self._quiet_until:
             return False
         try:
-            key = ring_key(actor, account_id)
-            if not self._redis.set(key, b"1", nx=True, px=int(RING_SECONDS * 1000)):
+            if not self._redis.set(ring_key(actor, account_id), b"1", nx=True, ex=RING_SECONDS):
                 return False
             self._enqueue(account_id, actor, max(1, min(messages, 4)))
         except (redis.RedisError, OSError) as error:
             self._fall_quiet(error)
             return False
         return True
+
+    def ring_again(self, rings: Iterable[tuple[str, UUID, int]]) -> None:
+        """Ring for work that waits though it was rung for: unless that ring still waits, too.
+
+        Args:
+            rings: actor, account and number of messages, as for ring().
+        """
+        rings = list(rings)
+        if not rings or time.monotonic() < self._quiet_until:
+            return
+        try:
+            waiting = self._waiting()
+            lost = [ring for ring in rings if (ring[0], str(ring[1])) not in waiting]
+            if lost:
+                self._redis.delete(*(ring_key(actor, account) for actor, account, _ in lost))
+        except (redis.RedisError, OSError) as error:
+            self._fall_quiet(error)
+            return
+        for actor, account_id, messages in lost:
+            self.ring(account_id, actor, messages)
+
+    def _waiting(self) -> set[tuple[str, str]]:
+        """List actor and account of the messages that no worker has fetched."""
+        ids = self._redis.lrange(f"{NAMESPACE}:{QUEUE}", 0, LOOKED_THROUGH - 1)
+        bodies = self._redis.hmget(f"{NAMESPACE}:{QUEUE}.msgs", ids) if ids else []
+        told = [json.loads(body) for body in bodies if body]
+        return {(message["actor_name"], message["args"][0]) for message in told}
 
     def _enqueue(self, account_id: UUID, actor: str, messages: int) -> None:
         # The layout that Dramatiq documents for enqueueing from elsewhere, together with the

@@ -61,7 +61,7 @@ def set_up(settings: Settings, consumer_source: str, stream: TextIO | None = Non
     """
     own = (settings.twilio_auth_token, settings.api_key)
     _process.update(settings=settings, consumer_source=consumer_source, own=list(filter(None, own)))
-    _process["stream"] = stream
+    _process["stream"] = stream = stream or sys.stdout
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -80,7 +80,7 @@ def set_up(settings: Settings, consumer_source: str, stream: TextIO | None = Non
         wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(stream or sys.stdout)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(), _name_foreign],
@@ -103,7 +103,7 @@ class _Lines:
         pass
 
     def msg(self, line: str) -> None:
-        stream = _process["stream"] or sys.stdout
+        stream = _process["stream"]
         try:
             stream.write(f"{line}\n")
             stream.flush()

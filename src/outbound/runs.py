@@ -69,8 +69,11 @@ _END_QUEUED = text(f"""
     {ending.END_PICKED}
     SELECT outcome, count(*)::int AS calls FROM over GROUP BY outcome
 """)
-_LOOK_OVER = text(f"""
-    SELECT r.id FROM runs r WHERE r.id = ANY (CAST(:ids AS uuid[])) AND {ending.IS_OVER}
+# By the counters, which are true after each COMMIT: the rows are asked under the run's lock.
+_LOOK_OVER = text("""
+    SELECT id FROM unnest(CAST(:ids AS uuid[])) id
+     WHERE (SELECT coalesce(sum(c.queued + c.in_progress), 0) FROM run_counters c
+             WHERE c.run_id = id) = 0
 """)
 _END_RUNS = text(f"""
     WITH over AS (
@@ -234,7 +237,7 @@ def end_queued(node: Node, account_id: UUID) -> int:
         How many calls it ended.
     """
     total = 0
-    with node.engine.connect() as connection:
+    with db.reading(node.engine) as connection:
         runs = connection.execute(_FOR_ENDING, {"account": account_id}).scalars().all()
     for run_id in runs:
         while ended := db.transaction(node.engine, partial(_end_some, node, run_id)):
@@ -280,7 +283,7 @@ def advance(node: Node, run_ids: set[UUID]) -> list[EndedRun]:
 
 def _look_over(node: Node, run_ids: set[UUID]) -> set[UUID]:
     # One statement, whose snapshot is younger than the caller's COMMIT.
-    with node.engine.connect() as connection:
+    with db.reading(node.engine) as connection:
         return set(connection.execute(_LOOK_OVER, {"ids": sorted(run_ids)}).scalars())
 
 

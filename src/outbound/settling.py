@@ -4,10 +4,9 @@ Answers of our own requests, callbacks, look-ups, sweeps and decisions all come 
 `apply`, any number of them in one transaction, with a constant number of statements:
 
 1. lock the runs, by id, of whatever may be queued again
-2. lock the attempts, by id
-3. lock their calls, by id
-4. read all of it in a statement of its own, whose snapshot is younger than the locks
-5. write attempts, calls, strays, events, and last the counters
+2. lock the attempts, by id, then their calls, by id
+3. read all of it in a statement of its own, whose snapshot is younger than the locks
+4. write attempts, calls, strays, events, and last the counters
 
 Read in one statement with the lock, a row that had to be waited for is re-checked while the
 others are seen as they were: that let two last calls both see the other one as not over.
@@ -93,7 +92,8 @@ class _Row:
     attempt: Attempt
 
 
-# LIMIT 1 keeps each run a probe by its id: joined plainly, a batch of 100 read all runs there are.
+# LIMIT 1 keeps each row a probe by its id: joined plainly, a batch of 100 read all runs there are,
+# and all attempts of a table that was analysed while it was empty.
 _WHO_MAY_REQUEUE = text("""
     SELECT a.id, a.run_id, r.max_attempts, r.retry_on
       FROM attempts a
@@ -103,12 +103,13 @@ _WHO_MAY_REQUEUE = text("""
 LOCK_RUNS = text("""
     SELECT id FROM runs WHERE id = ANY (CAST(:ids AS uuid[])) ORDER BY id FOR NO KEY UPDATE
 """)
-_LOCK_ATTEMPTS = text("""
-    SELECT id, call_id FROM attempts WHERE id = ANY (CAST(:ids AS uuid[]))
+# The array needs all attempts, and so their locks, before the first call's.
+_LOCK = text("""
+    WITH locked AS MATERIALIZED (
+        SELECT call_id FROM attempts WHERE id = ANY (CAST(:ids AS uuid[]))
+         ORDER BY id FOR NO KEY UPDATE)
+    SELECT id FROM calls WHERE id = ANY (ARRAY(SELECT call_id FROM locked))
      ORDER BY id FOR NO KEY UPDATE
-""")
-_LOCK_CALLS = text("""
-    SELECT id FROM calls WHERE id = ANY (CAST(:ids AS bigint[])) ORDER BY id FOR NO KEY UPDATE
 """)
 _READ = text(f"""
     SELECT {", ".join(f"a.{name}" for name in Attempt._fields)},
@@ -119,10 +120,11 @@ _READ = text(f"""
            r.status, r.max_attempts, r.retry_delay, r.retry_on, r.ring_timeout,
            r.ended_at IS NULL AS run_open, r.cancel_requested,
            (r.expires_at IS NULL OR r.expires_at > clock_timestamp()) AS unexpired
-      FROM attempts a JOIN calls c ON c.id = a.call_id
+      FROM unnest(CAST(:calls AS bigint[])) wanted
+     CROSS JOIN LATERAL (SELECT * FROM attempts WHERE call_id = wanted OFFSET 0) a
+     CROSS JOIN LATERAL (SELECT * FROM calls WHERE id = wanted LIMIT 1) c
      CROSS JOIN LATERAL (SELECT * FROM runs WHERE id = a.run_id LIMIT 1) r
-     WHERE a.call_id = ANY (CAST(:calls AS bigint[]))
-       AND (a.state <> 'released' OR a.id = ANY (CAST(:ids AS uuid[])))
+     WHERE a.state <> 'released' OR a.id = ANY (CAST(:ids AS uuid[]))
      ORDER BY a.call_id, a.number
 """)  # noqa: S608 - only our own column names
 _ID_OWNERS = text("""
@@ -254,11 +256,9 @@ class _Batch:
         ids = sorted({item.attempt_id for item in evidence})
         if runs := _runs_that_may_requeue(self.connection, evidence, ids):
             self.connection.execute(LOCK_RUNS, {"ids": sorted(runs)})
-        locked = self.connection.execute(_LOCK_ATTEMPTS, {"ids": ids}).all()
-        if not locked:
+        calls = self.connection.execute(_LOCK, {"ids": ids}).scalars().all()
+        if not calls:
             return
-        calls = sorted({row.call_id for row in locked})
-        self.connection.execute(_LOCK_CALLS, {"ids": calls})
         for row in self.connection.execute(_READ, {"calls": calls, "ids": ids}):
             self.now = row.now
             self.rows[row.id] = read = _read_row(row)

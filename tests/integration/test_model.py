@@ -96,6 +96,9 @@ class MuteBell:
     def ring(self, *_, **__):
         return False
 
+    def ring_again(self, rings):
+        pass
+
 
 @dataclass(frozen=True)
 class Process(Node):

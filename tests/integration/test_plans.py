@@ -127,7 +127,8 @@ class TestAmongManyCalls:
         for first, last in zip(before, after, strict=True):
             assert last.rows <= first.rows + BATCH, (first, last)
             # Entries that are known to be dead are skipped, some hundred on a page of the index.
-            assert last.buffers <= first.buffers * 1.1 + placed / 50 + 5, (first, last)
+            # Of the batch before this one nobody knows it yet: each of its calls is looked at.
+            assert last.buffers <= first.buffers * 1.1 + placed / 50 + BATCH + 20, (first, last)
 
     def test_ending_queued_calls_does_not_walk_past_those_that_are_over(self, walks, node, engine):
         run = self.found["run"]
@@ -175,10 +176,11 @@ class TestSweeps:
         """An account with something for each sweep."""
         account = make_account(engine)
         phones = (phone(number * 10 + n) for n in range(10))
-        make_run(engine, account, [next(phones)])
-        make_run(engine, account, [next(phones)], **self.REDIALS)
-        make_run(engine, account, [next(phones)], hang_up=True)
-        _, unknown, placed = (call for _ in range(3) for call in claim(node, account))
+        claimed = []
+        for columns in ({}, self.REDIALS, {"hang_up": True}):
+            make_run(engine, account, [next(phones)], **columns)
+            claimed += claim(node, account)
+        _, unknown, placed = claimed
         record(node, unknown.attempt_id, Kind.AMBIGUOUS)
         recording.record(node, [accepted(placed)])
         do(

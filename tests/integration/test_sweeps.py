@@ -149,6 +149,38 @@ def test_due_work_that_nobody_claims_is_rung(node, engine, account):
     assert rung(node, doorbell.DIAL, account)
 
 
+def messages(node):
+    return node.doorbell._redis.llen(f"{doorbell.NAMESPACE}:{doorbell.QUEUE}")
+
+
+def test_an_account_whose_ring_still_waits_is_not_rung_again(node, engine, account):
+    make_run(engine, account, [phone(1)])
+    before = messages(node)
+    node.doorbell.ring(account)
+    for _ in range(3):
+        assert sweep(node, "ring_due").rows == 1
+    assert messages(node) == before + 1
+
+
+def test_a_ring_with_which_a_worker_died_is_made_again(node, engine, account):
+    make_run(engine, account, [phone(1)])
+    node.doorbell.ring(account)
+    node.doorbell._redis.delete(f"{doorbell.NAMESPACE}:{doorbell.QUEUE}")  # a worker fetched it
+    assert not node.doorbell.ring(account)
+    sweep(node, "ring_due")
+    assert messages(node) == 1
+
+
+def test_who_waits_longest_is_rung_first(node, engine):
+    waiting = [make_account(engine) for _ in range(3)]
+    for account, ago in zip(waiting, ("1 minute", "1 hour", None), strict=True):
+        make_run(engine, account, [phone(1)])
+        last = "UPDATE account_pace SET last_claim_at = now() - CAST(:ago AS interval)"
+        do(engine, f"{last} WHERE account_id = :account", ago=ago, account=account)
+    rung = [account for _, account, _ in sweep(node, "ring_due").rings]
+    assert rung == waiting[::-1]
+
+
 @pytest.mark.parametrize(
     "unless",
     [

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import falcon
 import structlog
 
-from outbound import accounts, sessions
+from outbound import accounts, db, sessions
 from outbound.accounts import Caller, Role
 from outbound.errors import Refused
 
@@ -47,14 +47,14 @@ def _caller(req: falcon.Request) -> Caller | None:
     scheme, _, secret = (given or "").partition(" ")
     if scheme.lower() != "bearer" or not secret:
         return None
-    with req.context.node.engine.connect() as connection:
+    with db.reading(req.context.node.engine) as connection:
         return accounts.authenticate(connection, secret.strip(), req.context.request_id)
 
 
 def _by_session(req: falcon.Request, token: str) -> Caller | None:
     if req.method not in _READS:
         refuse_other_sites(req)
-    with req.context.node.engine.connect() as connection:
+    with db.reading(req.context.node.engine) as connection:
         caller = sessions.authenticate(connection, token, req.context.request_id)
     # The cookie is of all tabs. A page that shows another account's name must not show, or stop,
     # what the key does that signed in after it.

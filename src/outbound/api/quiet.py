@@ -9,7 +9,7 @@ from uuid import UUID
 
 import falcon
 
-from outbound import runs
+from outbound import db, runs
 from outbound.api.answers import send
 
 SETTLE_SECONDS = 2.0
@@ -46,5 +46,5 @@ def answer_when_quiet(
 
 def _is_sending(req: falcon.Request, about: dict[str, Any]) -> bool:
     # No connection is held between two looks.
-    with req.context.node.engine.connect() as connection:
+    with db.reading(req.context.node.engine) as connection:
         return runs.is_sending(connection, req.context.caller.account_id, **about)

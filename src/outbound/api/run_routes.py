@@ -10,7 +10,7 @@ from uuid import UUID
 import falcon
 from sqlalchemy import Connection, Engine
 
-from outbound import calls, cancelling, idempotency, intake, progress, runs, schemas, unknowns
+from outbound import calls, cancelling, db, idempotency, intake, progress, runs, schemas, unknowns
 from outbound.accounts import Role
 from outbound.api.answers import send, send_stored
 from outbound.api.media import read_json, read_json_bytes
@@ -58,7 +58,7 @@ def create_run(req: Request, resp: Response) -> None:
 def list_runs(req: Request, resp: Response) -> None:
     """GET /runs, newest first."""
     node: Node = req.context.node
-    with node.engine.connect() as connection:
+    with db.reading(node.engine) as connection:
         found = progress.runs(
             connection,
             req.context.caller.account_id,
@@ -93,7 +93,7 @@ def _knows(req: Request, etag: str) -> bool:
 
 def _read_run(req: Request, run_id: UUID) -> dict[str, Any]:
     node: Node = req.context.node
-    with node.engine.connect() as connection:
+    with db.reading(node.engine) as connection:
         return progress.run(connection, req.context.caller.account_id, run_id)
 
 

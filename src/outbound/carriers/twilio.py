@@ -26,6 +26,7 @@ from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit
 from uuid import UUID
 
 import certifi
+import structlog
 import urllib3
 from twilio.http import HttpClient
 from twilio.http.response import Response
@@ -34,7 +35,6 @@ from twilio.rest import Client
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ReadTimeoutError
 
-from outbound import logs
 from outbound.carriers.base import (
     Answer,
     Callback,
@@ -50,7 +50,7 @@ from outbound.carriers.base import (
 from outbound.config import VARIABLES, Settings
 from outbound.errors import ConfigError
 
-log = logs.get(__name__)
+log = structlog.get_logger(__name__)
 
 NAME = "twilio"
 

@@ -43,6 +43,7 @@ class Report:
         rows: how many candidates it took; BATCH means that more may be left.
         ended: runs whose status changed, with the reason.
         rings: accounts to wake after the COMMIT, by actor and number of messages.
+        again: whether they were rung before, as far as anybody knows.
         tell: log lines to write after it.
     """
 
@@ -52,6 +53,7 @@ class Report:
     settled: int = 0
     ended: list[tuple[EndedRun, str]] = field(default_factory=list)
     rings: list[tuple[str, UUID, int]] = field(default_factory=list)
+    again: bool = False
     tell: list[Callable[[], None]] = field(default_factory=list)
 
 
@@ -103,8 +105,11 @@ def run_once(node: Node, sweep: Sweep, scope: Scope) -> Report:
     report.rows = len(ids)
     for tell in report.tell:
         tell()
-    for actor, account_id, messages in report.rings:
-        node.doorbell.ring(account_id, actor, messages)
+    if report.again:
+        node.doorbell.ring_again(report.rings)
+    else:
+        for actor, account_id, messages in report.rings:
+            node.doorbell.ring(account_id, actor, messages)
     if ids:
         metrics.swept(sweep.name, report.rows, report.unknown)
         _tell(sweep, scope, report)
@@ -214,7 +219,8 @@ def ring(actor: str) -> Callable[[Connection, Node, list[Any]], Report]:
             rings=[
                 (actor, row.account_id, doorbell.messages_for(getattr(row, "due", 1), senders))
                 for row in rows
-            ]
+            ],
+            again=True,
         )
 
     return act

@@ -100,7 +100,7 @@ SWEEPS = (
                        AND a.ended_at IS NULL
                        AND (a.state <> 'unknown' OR clock_timestamp() < a.occupies_until)
                    ) < r.concurrency
-             GROUP BY p.account_id""",
+             GROUP BY p.account_id, p.last_claim_at ORDER BY p.last_claim_at NULLS FIRST""",
         sweeps.ring(doorbell.DIAL),
         repeats=False,
     ),
