@@ -19,7 +19,7 @@ from benchmarks.ground import Ground
 from benchmarks.results import Report, say
 
 PARTS = ("dialling", "callbacks", "idle", "reacting", "posting", "reading", "through_http",
-         "pacing", "sweeping", "held_phones")  # fmt: skip
+         "pacing", "sweeping", "held_phones", "sharing", "growing")  # fmt: skip
 
 _SHOWN = ("server_version", "fsync", "synchronous_commit", "full_page_writes", "shared_buffers")
 

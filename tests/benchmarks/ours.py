@@ -41,17 +41,29 @@ class Ours(World):
     Args:
         ground: the servers.
         carrier: a factory of `null_carrier`; None for the emulator.
+        name: of the database.
+        number: of the Redis database; both differ where two of us have turns beside each other.
         environment: for all processes.
     """
 
-    def __init__(self, ground: Ground, carrier: str | None = None, **environment: str) -> None:
+    def __init__(
+        self,
+        ground: Ground,
+        carrier: str | None = None,
+        *,
+        name: str = "ours",
+        number: int = 1,
+        **environment: str,
+    ) -> None:
         self.ground = ground
-        url = ground.database("ours", migrated=True)
-        ground.client(1).flushdb()
+        self.name = name
+        url = ground.database(name, migrated=True)
+        self.redis = ground.client(number)
+        self.redis.flushdb()
         stack = Stack(
             {
                 "DATABASE_URL": url,
-                "REDIS_URL": ground.redis_url(1),
+                "REDIS_URL": ground.redis_url(number),
                 "TWILIO_ACCOUNT_SID": "AC" + "0" * 32,
                 "TWILIO_AUTH_TOKEN": "token-of-the-emulator",
                 "PYTHONPATH": str(Path(__file__).parents[1]),  # where the null carrier is
@@ -109,7 +121,7 @@ class Ours(World):
         """Take away all runs, and keep the account."""
         self.do(f"TRUNCATE {_WORK} CASCADE")
         self.do("UPDATE account_pace SET next_send_at = NULL, last_claim_at = NULL")
-        self.ground.client(1).flushdb()
+        self.redis.flushdb()
 
     def post(self, calls: int, first: int = 0, **fields: Any) -> str:
         return self.post_run(self.key, phones(calls, first), allow_duplicate=True, **fields)
