@@ -6,8 +6,9 @@ it asks before it does. Nobody posts a million leads for that: the rows are writ
 the reconciler's sweep rings the accounts.
 
 How even the shares are is told of the same windows. An account's turn is a hundred calls or some
-more, so a window must have many turns of each account before shares in % say anything about who
-is preferred; `between` says how many calls the last account is behind the first.
+more, all of one run or two: only a window of many turns of each account, and of many claims of
+each run, can say by its shares in % who is preferred. Calls between one and another say how many
+turns that is. Rings left in Redis are those that nobody has answered when the window ends.
 """
 
 from __future__ import annotations
@@ -96,9 +97,12 @@ def run(
         one = ours.post(1)  # with the columns that all the others have
         sizes = {"accounts": accounts, "runs_each": runs // accounts, "each": calls // runs}
         statements = (_ACCOUNTS, _RUNS, _CALLS, _COUNTERS)
-        fill(ours, *statements, one=one, alone=rounds * (window + SPARE), **sizes)
+        fill(ours, *statements, one=one, alone=(rounds + 1) * (window + SPARE), **sizes)
         ours.lift_limits()
         ours.start_reconciler()
+        # Of a table that was empty PostgreSQL knows nothing, and reads it whole: not here.
+        for alone in (False, True):
+            _dial(ours, one, window // 10, alone=alone)
         turns = in_turn(
             rounds,
             {
