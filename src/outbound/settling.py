@@ -266,12 +266,23 @@ class _Batch:
             self.calls[row.call_id] = _read_call(row)
 
     def _read_owners(self, evidence: list[Evidence]) -> dict[tuple[str, str], UUID]:
-        sids = sorted({item.carrier_call_id for item in evidence if item.carrier_call_id})
-        if not sids:
-            return {}
-        carriers = sorted({row.carrier for row in self.rows.values()})
-        found = self.connection.execute(_ID_OWNERS, {"carriers": carriers, "sids": sids})
-        return {(row.carrier, row.carrier_call_id): row.id for row in found}
+        # Most words are about an id that its attempt has already, and so nobody else.
+        owners = {
+            (row.carrier, row.attempt.carrier_call_id): row.attempt.id
+            for row in self.rows.values()
+            if row.attempt.carrier_call_id
+        }
+        said = {
+            (row.carrier, item.carrier_call_id)
+            for item in evidence
+            if item.carrier_call_id and (row := self.rows.get(item.attempt_id))
+        }
+        if asked := sorted(said - owners.keys()):
+            carriers, sids = ({*column} for column in zip(*asked, strict=True))
+            values = {"carriers": sorted(carriers), "sids": sorted(sids)}
+            for found in self.connection.execute(_ID_OWNERS, values):
+                owners[found.carrier, found.carrier_call_id] = found.id
+        return owners
 
     def take(self, item: Evidence) -> None:
         """Judge one piece of evidence against what the batch knows by now."""

@@ -134,7 +134,8 @@ def _sweep(ours: Ours, stuck: int, scans: dict[str, int]) -> Turn:
     ours.ground.client(1).flushdb()
     for table, scanned in _scans(ours).items():
         scans[table] += scanned - before[table]
-    seconds = ours.one(_SPENT).s
+    # On a connection that is closed: a pooled one would tell of this scan in the next turn.
+    ((seconds,),) = ours.ground.sql(_SPENT, database="ours")
     # The first batch is over at the first write, whose time is not between first and last.
     return Turn(stuck, seconds * stuck / max(1, stuck - sweeps.BATCH), meter.cost)
 
