@@ -108,7 +108,7 @@ class Ours(World):
             return work()
         finally:
             self._signal(signal.SIGCONT)
-            # They were asleep for longer than a connection is kept alive: it is closed as they wake.
+            # Asleep for longer than a connection is kept alive, they close it as they wake.
             self.http.close()
 
     def do(self, statement: str, **values: Any) -> None:
