@@ -18,7 +18,9 @@ from outbound.dialer import Dialer
 
 log = logs.get(__name__)
 
-IDLE_MS = 50
+IDLE_MS = 500
+"""How often an idle thread looks whether it is to stop. At 50 ms four of them spent half a percent
+of a core on that."""
 
 
 def serve(settings: Settings) -> None:
