@@ -23,8 +23,9 @@ from processes import Process, wait_until
 
 # References are quicker or slower than ours by far: each has as many calls as take it seconds.
 FULL = {
-    "rounds": 7, "calls": 2000, "whole": 20_000, "senders": "8,16,32,64,128", "series_calls": 1000,
-    "sql_calls": 20_000, "dramatiq_calls": 2000, "dramatiq_threads": "4,8,16", "rq_calls": 400,
+    "rounds": 7, "calls": 2000, "whole": 20_000, "senders": "8,16,32,64,128,256",
+    "series_calls": 1000, "sql_calls": 20_000, "dramatiq_calls": 2000, "dramatiq_threads": "4,8,16",
+    "rq_calls": 400,
 }  # fmt: skip
 QUICK = {
     "rounds": 1, "calls": 200, "whole": 400, "senders": "8,16", "series_calls": 200,
@@ -94,25 +95,24 @@ def _until_written(ours: Ours, run: str, calls: int, column: str) -> float:
 
 
 def _series(report: Report, ours: Ours, senders: list[int], calls: int) -> dict[int, int]:
-    """Draw calls/s against senders, for one process and for two; returns the best of each."""
-    lines: dict[str, plot.Points] = {}
+    """Draw calls/s and CPU against senders, for one process and two; returns the best of each."""
+    rates: dict[str, plot.Points] = {}
+    costs: dict[str, plot.Points] = {}
     best: dict[int, int] = {}
     for processes in (1, 2):
-        points = []
+        name = f"{processes} worker process{'es' if processes > 1 else ''}"
+        rates[name], costs[name] = [], []
         for most in senders:
             turn = dial(ours, processes, most, calls)
             what = f"settled, {processes} worker(s), {most} senders"
             report.one_side(what, "/s", [turn], **turn.more)
-            points.append((float(most), turn.rate))
-        lines[f"{processes} worker process{'es' if processes > 1 else ''}"] = points
-        best[processes] = int(max(points, key=lambda point: point[1])[0])
-    plot.write(
-        report.directory / "dialling.svg",
-        "Calls settled a second, null carrier",
-        "OUTBOUND_SENDERS of each worker",
-        "calls/s",
-        lines,
-    )
+            rates[name].append((float(most), turn.rate))
+            costs[name].append((float(most), turn.per_thousand(turn.cost.cpu) * 1000))
+        best[processes] = int(max(rates[name], key=lambda point: point[1])[0])
+    title, x_name = "Calls settled, null carrier", "OUTBOUND_SENDERS of each worker"
+    plot.write(report.directory / "dialling.svg", title, x_name, "calls/s", rates)
+    unit = "CPU of all processes and servers, µs a call"
+    plot.write(report.directory / "dialling-cpu.svg", title, x_name, unit, costs)
     return best
 
 

@@ -13,6 +13,7 @@ counters to another.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -113,6 +114,18 @@ def run(
         )
         what = f"{attempts:,} past attempts : none"
         report.compare(what, turns["grown"], turns["fresh"])
+        plot.write(
+            report.directory / "growing-size.svg",
+            "Calls settled a second, median of the rounds",
+            "attempts in the database before",
+            "calls/s",
+            {
+                "1 worker process": [
+                    (float(size), statistics.median(turn.rate for turn in turns[name]))
+                    for size, name in ((0, "fresh"), (attempts, "grown"))
+                ]
+            },
+        )
         fresh.stack.stop()
         _hold(report, grown, held_rounds, held_calls, windows)
 

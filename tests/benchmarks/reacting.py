@@ -13,6 +13,7 @@ import time
 from datetime import datetime
 from typing import Any
 
+from benchmarks import plot
 from benchmarks.ground import Ground
 from benchmarks.ours import Ours, phones
 from benchmarks.results import Report, percentile
@@ -21,6 +22,7 @@ from processes import wait_until
 FULL = {"posts": 50, "freed": 100, "slots": 20, "slot_calls": 200}
 QUICK = {"posts": 5, "freed": 8, "slots": 5, "slot_calls": 15}
 CALL_SECONDS = 2.0
+SHARES = (1.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 99.0)
 
 
 def run(
@@ -31,8 +33,22 @@ def run(
         ours.start_web()
         ours.start_reconciler()
         ours.worker()
-        _tell(report, "POST run -> call at the carrier", _posted(ours, posts))
-        _tell(report, "slot free -> next call at the carrier", _freed(ours, freed))
+        took = {
+            "POST run -> call at the carrier": _posted(ours, posts),
+            "slot free -> next call at the carrier": _freed(ours, freed),
+        }
+        for what, seconds in took.items():
+            _tell(report, what, seconds)
+        plot.write(
+            report.directory / "reacting.svg",
+            "How soon a call follows what allows it",
+            "of a hundred calls",
+            "ms",
+            {
+                what.partition(" ->")[0]: [(p, percentile(seconds, p / 100) * 1000) for p in SHARES]
+                for what, seconds in took.items()
+            },
+        )
         carrier.terminate()
         ours.start_carrier("--ring-seconds", "0.5", "--talk-seconds", str(CALL_SECONDS - 0.5))
         share = _slots_in_use(ours, slots, slot_calls)
