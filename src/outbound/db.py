@@ -97,7 +97,15 @@ def reading(engine: Engine) -> Iterator[Connection]:
     Without a transaction around it each takes one round trip to the server, not three.
     """
     with engine.connect() as connection:
-        yield connection.execution_options(isolation_level="AUTOCOMMIT")
+        driver: Any = connection.connection.driver_connection
+        # Not by SQLAlchemy's isolation level: where its reset fails, since the server went away,
+        # the driver's bare error comes out, and the connection never goes back to the pool.
+        driver.autocommit = True
+        try:
+            yield connection
+        finally:
+            if not driver.closed:
+                driver.autocommit = False
 
 
 def transaction(engine: Engine, body: Callable[[Connection], T]) -> T:

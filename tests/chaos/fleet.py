@@ -174,6 +174,7 @@ def told(processes: Iterable[tuple[str, Process]], engine: Engine) -> str:
     for role, process in processes:
         dead = "" if process.popen.poll() is None else " (dead)"
         lines += [f"{role} {process.popen.pid}{dead}: {line[:300]}" for line in process.lines[-6:]]
+        lines += [line[:6000] for line in process.lines if _BUG in line][-2:]
     with engine.connect() as connection:
         for statement in _HELD_BACK:
             lines += [str(dict(row)) for row in connection.execute(text(statement)).mappings()]
@@ -193,6 +194,7 @@ _HELD_BACK = (
     """SELECT state, wait_event, now() - xact_start AS age, query FROM pg_stat_activity
         WHERE xact_start < now() - interval '1 s' LIMIT 10""",
 )
+_BUG = '"event": "request_failed"'
 _LEADS = ("leader_elected", "leader_stepped_down")
 
 

@@ -189,8 +189,7 @@ class Reconciler:
                 full = sweep.repeats and report.rows >= sweeps.BATCH
 
     def _with_work(self, epoch: int) -> list[Sweep]:
-        engine = self._node.engine.execution_options(isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
+        with db.reading(self._node.engine) as connection:
             row = connection.execute(self._probe, {"account": None}).mappings().one()
         if row["epoch"] != epoch:
             # After a FLUSHALL between two winners nobody would ever sweep: writing 0 rows
