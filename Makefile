@@ -50,7 +50,7 @@ screenshots: install ## docs/screenshots/*.png, of real processes at work
 mutants: install ## for each guard of the protocol, a test fails without it
 	$(BIN)/python tests/mutants.py
 
-bench: install ## speed beside references, up to 20 minutes on a quiet machine (PART=, SIZES=, QUICK=1)
+bench: install ## speed beside references, some 10 minutes on a quiet machine (PART=, SIZES=, QUICK=1)
 	-$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r tests/benchmarks/requirements.txt
 	PYTHONPATH=tests $(BIN)/python -m benchmarks $(PART) $(SIZES) $(if $(QUICK),--quick)
 
