@@ -43,14 +43,14 @@ def test_a_wrong_key_is_told_and_the_form_stays(screens):
 def test_a_revoked_key_ends_its_sessions_at_once(screens, site, account):
     page = screens.signed_in(account.key)
     revoke(site, account)
-    page.get_by_text(OVER).wait_for()
+    page.locator("#sign-in-why", has_text=OVER).wait_for()
 
 
 def test_after_a_new_sign_in_one_is_where_one_was_with_the_form_as_it_was(screens, site, account):
     page = screens.signed_in(account.key, "#/new")
     page.get_by_label("Name", exact=True).fill("Half written")
     expire(site)
-    page.get_by_text(OVER).wait_for()
+    page.locator("#sign-in-why", has_text=OVER).wait_for()
     screens.sign_in(page, account.key)
     assert page.url.endswith("#/new")
     assert page.get_by_label("Name", exact=True).input_value() == "Half written"
@@ -69,7 +69,7 @@ def test_a_sign_out_ends_the_session_on_the_server_and_in_the_other_tab(screens,
     (cookie,) = page.context.cookies()
     page.get_by_role("button", name="Sign out").click()
     page.get_by_text("You are signed out.").wait_for()
-    other.get_by_text(OVER).wait_for()
+    other.locator("#sign-in-why", has_text=OVER).wait_for()
     with_it = {"Cookie": f"{cookie['name']}={cookie['value']}"}
     assert site.world.http.get(f"{site.url}/session", headers=with_it).status_code == 401
     assert page.context.cookies() == []
@@ -86,7 +86,8 @@ def test_a_tab_never_shows_or_stops_what_is_of_a_key_that_signed_in_in_another_t
     page.get_by_role("button", name="Stop all dialling").click()
     other.get_by_role("button", name="Sign out").click()
     screens.sign_in(other, theirs.key)
-    page.get_by_text("Another key has signed in").or_(page.get_by_text(OVER)).wait_for()
+    over = page.locator("#sign-in-why", has_text=OVER)
+    page.get_by_text("Another key has signed in").or_(over).wait_for()
     page.locator("dialog:not(#sign-in)").get_by_role("button", name="Stop all").evaluate(CLICK)
     page.locator("#notice").or_(page.locator("dialog .error")).get_by_text("Another key").wait_for()
     assert page.get_by_text("Not mine").count() == 0
