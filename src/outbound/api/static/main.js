@@ -104,12 +104,16 @@ function markNavigation(path) {
 
 // --- how old the numbers are --------------------------------------------------------------------
 
+// That nobody is signed in, or that there is no such run, the page says itself.
+const TOLD_ELSEWHERE = [401, 404];
+
 function tick() {
   if (!state.who) return;
   const worst = oldest();
   const asOf = worst?.asOf ?? null;
   const age = asOf === null ? null : Date.now() - asOf;
-  const stale = age === null ? Boolean(worst?.problem) : age > STALE_AFTER;
+  const failed = worst?.problem && !TOLD_ELSEWHERE.includes(worst.problem.status);
+  const stale = age === null ? Boolean(failed) : age > STALE_AFTER;
   document.body.classList.toggle("is-stale", stale);
   setText($("freshness"), asOf === null ? "loading…" : `as of ${clock(asOf)}`);
   setHidden($("stale"), !stale);
