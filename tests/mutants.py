@@ -215,17 +215,31 @@ MUTANTS = (
     ),
     Mutant(
         "a cancelled call is never queued again",
-        "settling.py",
+        "alike.py",
         " or row.call_cancelled",
         "",
         "test_cancelling.py::test_a_word_on_an_old_attempt",
     ),
     Mutant(
         "a purged call is never queued again",
-        "settling.py",
+        "alike.py",
         " or row.purged",
         "",
         "test_purging.py::test_no_decision_queues_it_again",
+    ),
+    Mutant(
+        "an attempt of which two things are said is judged apart",
+        "settling.py",
+        "if times[item.attempt_id] > 1",
+        "if False",
+        "test_alike.py::test_what_is_said_twice",
+    ),
+    Mutant(
+        "a call that was dialled before is judged apart",
+        "alike.py",
+        "count(*) OVER (PARTITION BY a.call_id) > 1 THEN",
+        "false THEN",
+        "test_alike.py::test_those_that_were_dialled_before",
     ),
     Mutant(
         "an account's own runs only",

@@ -356,7 +356,7 @@ def _claim_values(one: _Pass, limits: RowMapping, fence: int, n: int) -> dict[st
         "scan": max(one.scan, n),
         "n": n,
         "gap": limits["min_seconds_between_calls"],
-        "ids": [uuid7() for _ in range(n)],
+        "ids": db.array(uuid7() for _ in range(n)),
         "caller_id": limits["caller_id"],
         "carrier": one.carrier,
         "fence": fence,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
+from uuid import UUID
 
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
@@ -151,6 +152,11 @@ def is_away(error: BaseException) -> bool:
         or code[:2] in ("08", "53", "57")
         or code == "25006"
     )
+
+
+def array(ids: Iterable[UUID | int]) -> str:
+    """Write ids as PostgreSQL writes an array, to be CAST: the driver would quote each of them."""
+    return f"{{{','.join(map(str, ids))}}}"
 
 
 def set_timeouts(connection: Connection, *, statement_ms: int, lock_ms: int | None = None) -> None:

@@ -14,30 +14,29 @@ others are seen as they were: that let two last calls both see the other one as 
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 
-from outbound import counters, logs
+from outbound import alike, counters, db, logs
+from outbound.alike import Attempts, Calls
 from outbound.carriers.base import Progress
 from outbound.states import (
     Attempt,
     AttemptState,
-    Call,
     CallState,
     Decision,
     Evidence,
     Kind,
     Move,
     Outcome,
-    Policy,
     RunStatus,
     judge,
     settle,
@@ -54,7 +53,7 @@ class Settled:
         freed: accounts in which a slot or a phone fell free, or a call became due.
         touched: runs that may have become complete.
         hang_ups: accounts with a stray to hang up.
-        moved: for each attempt that changed, its state before and after.
+        moved: attempts whose state changed.
         redialled, unknown, ended: how many attempts went that way.
         outcomes: given to attempts, each with the source of the evidence.
         first_callbacks: seconds that calls waited for their first one.
@@ -65,7 +64,7 @@ class Settled:
     freed: set[UUID] = field(default_factory=set)
     touched: set[UUID] = field(default_factory=set)
     hang_ups: set[UUID] = field(default_factory=set)
-    moved: dict[UUID, tuple[AttemptState, AttemptState]] = field(default_factory=dict)
+    moved: set[UUID] = field(default_factory=set)
     missing: set[UUID] = field(default_factory=set)
     strays: int = 0
     redialled: int = 0
@@ -77,23 +76,7 @@ class Settled:
     tell: list[Callable[[], None]] = field(default_factory=list)
 
 
-@dataclass
-class _Row:
-    """One attempt and what was read with it, under the locks."""
-
-    account_id: UUID
-    run_id: UUID
-    phone: str
-    carrier: str
-    status: RunStatus
-    run: Policy
-    reopens: bool
-    expired: bool
-    attempt: Attempt
-
-
-# LIMIT 1 keeps each row a probe by its id: joined plainly, a batch of 100 read all runs there are,
-# and all attempts of a table that was analysed while it was empty.
+# LIMIT 1 keeps each row a probe by its id (alike.py).
 _WHO_MAY_REQUEUE = text("""
     SELECT a.id, a.run_id, r.max_attempts, r.retry_on
       FROM attempts a
@@ -111,22 +94,6 @@ _LOCK = text("""
     SELECT id FROM calls WHERE id = ANY (ARRAY(SELECT call_id FROM locked))
      ORDER BY id FOR NO KEY UPDATE
 """)
-_READ = text(f"""
-    SELECT {", ".join(f"a.{name}" for name in Attempt._fields)},
-           a.account_id, a.run_id, a.phone, a.carrier, clock_timestamp() AS now,
-           c.state AS call_state, c.outcome AS call_outcome, c.attempts AS call_attempts,
-           c.next_attempt_at, c.waiting_for, c.cancel_requested AS call_cancelled,
-           r.purge_started_at IS NOT NULL AS purged,
-           r.status, r.max_attempts, r.retry_delay, r.retry_on, r.ring_timeout,
-           r.ended_at IS NULL AS run_open, r.cancel_requested,
-           (r.expires_at IS NULL OR r.expires_at > clock_timestamp()) AS unexpired
-      FROM unnest(CAST(:calls AS bigint[])) wanted
-     CROSS JOIN LATERAL (SELECT * FROM attempts WHERE call_id = wanted OFFSET 0) a
-     CROSS JOIN LATERAL (SELECT * FROM calls WHERE id = wanted LIMIT 1) c
-     CROSS JOIN LATERAL (SELECT * FROM runs WHERE id = a.run_id LIMIT 1) r
-     WHERE a.state <> 'released' OR a.id = ANY (CAST(:ids AS uuid[]))
-     ORDER BY a.call_id, a.number
-""")  # noqa: S608 - only our own column names
 _ID_OWNERS = text("""
     SELECT carrier, carrier_call_id, id FROM attempts
      WHERE carrier = ANY (CAST(:carriers AS text[]))
@@ -140,37 +107,11 @@ CONTESTED = text("""
            AND (o.state IN ('sending', 'unknown')
                 OR (o.state IN ('ended', 'released') AND o.decision_stands)))
 """)
-_WRITE_ATTEMPTS = text("""
-    UPDATE attempts a
-       SET state = w.state, outcome = w.outcome, carrier_call_id = w.carrier_call_id,
-           phone_held = w.phone_held, placed_at = w.placed_at, ringing_at = w.ringing_at,
-           answered_at = w.answered_at, unknown_at = w.unknown_at, ended_at = w.ended_at,
-           duration = w.duration, error = w.error, heard_at = w.heard_at,
-           decision = w.decision, decided_by = w.decided_by,
-           decision_stands = w.decision_stands, next_lookup_at = w.next_lookup_at,
-           lookups_fail_since = w.lookups_fail_since
-      FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS w (
-           id uuid, state text, outcome text, carrier_call_id text, phone_held boolean,
-           placed_at timestamptz, ringing_at timestamptz, answered_at timestamptz,
-           unknown_at timestamptz, ended_at timestamptz, duration integer, error text,
-           heard_at timestamptz, decision text, decided_by text, decision_stands boolean,
-           next_lookup_at timestamptz, lookups_fail_since timestamptz)
-     WHERE a.id = w.id AND a.id = ANY (CAST(:ids AS uuid[]))
-""")
-_WRITE_CALLS = text("""
-    UPDATE calls c
-       SET state = w.state, outcome = w.outcome, attempts = w.attempts,
-           next_attempt_at = w.next_attempt_at, waiting_for = w.waiting_for, last_error = NULL
-      FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS w (
-           id bigint, state text, outcome text, attempts smallint,
-           next_attempt_at timestamptz, waiting_for text)
-     WHERE c.id = w.id AND c.id = ANY (CAST(:ids AS bigint[]))
-""")
 _WAKE_PHONES = text("""
     WITH waiting AS MATERIALIZED (
         SELECT c.id FROM calls c
-          JOIN jsonb_to_recordset(CAST(:rows AS jsonb)) AS w (account_id uuid, phone text)
-            ON c.account_id = w.account_id AND c.phone = w.phone
+          JOIN jsonb_to_recordset(CAST(:rows AS jsonb)) AS w (account_id uuid, phones text[])
+            ON c.account_id = w.account_id AND c.phone = ANY (w.phones)
          WHERE c.is_queued AND c.waiting_for = 'phone'
          ORDER BY c.id FOR NO KEY UPDATE OF c SKIP LOCKED)
     UPDATE calls SET next_attempt_at = clock_timestamp(), waiting_for = NULL
@@ -203,6 +144,8 @@ _EVENTS = text("""
 """)
 
 _REQUEUES = (Kind.NOT_PROCESSED, Kind.UNSENT, Kind.DECISION)
+_WHOSE = ("attempt_id", "carrier_call_id")
+_SAYS = attrgetter(*(name for name in Evidence._fields if name not in _WHOSE))
 _QUIET = ("answer",)
 """Sources whose moves the attempt's own times tell already: no event row for each."""
 
@@ -224,8 +167,8 @@ def apply(
     if not evidence:
         return Settled()
     batch = _Batch(connection, evidence, worker_id, source)
-    for item in evidence:
-        batch.take(item)
+    for row, words in batch.what_is_said(evidence):
+        batch.take(row, words)
     batch.write(shard)
     return batch.settled
 
@@ -243,34 +186,27 @@ class _Batch:
         self.events: list[dict[str, Any]] = []
         self.reopen: set[UUID] = set()
         self.expired: set[UUID] = set()
-        self.rows: dict[UUID, _Row] = {}
-        self.calls: dict[int, Call] = {}
-        self.of_call: dict[int, list[_Row]] = defaultdict(list)  # by number
+        self.rows: dict[UUID, Attempts] = {}
+        self.moved: dict[UUID, Attempts] = {}
         self.now = datetime.min.replace(tzinfo=UTC)
         self._lock_and_read(evidence)
-        self.old_attempts = {row.attempt.id: row.attempt for row in self.rows.values()}
-        self.old_calls = dict(self.calls)
         self.owners = self._read_owners(evidence)
 
     def _lock_and_read(self, evidence: list[Evidence]) -> None:
         ids = sorted({item.attempt_id for item in evidence})
         if runs := _runs_that_may_requeue(self.connection, evidence, ids):
             self.connection.execute(LOCK_RUNS, {"ids": sorted(runs)})
-        calls = self.connection.execute(_LOCK, {"ids": ids}).scalars().all()
-        if not calls:
-            return
-        for row in self.connection.execute(_READ, {"calls": calls, "ids": ids}):
-            self.now = row.now
-            self.rows[row.id] = read = _read_row(row)
-            self.of_call[row.call_id].append(read)
-            self.calls[row.call_id] = _read_call(row)
+        calls = list(self.connection.execute(_LOCK, {"ids": db.array(ids)}).scalars())
+        if calls:
+            apart = sorted(_to_be_told_apart(evidence))
+            self.now, self.rows = alike.read(self.connection, ids, calls, apart)
 
     def _read_owners(self, evidence: list[Evidence]) -> dict[tuple[str, str], UUID]:
         # Most words are about an id that its attempt has already, and so nobody else.
         owners = {
-            (row.carrier, row.attempt.carrier_call_id): row.attempt.id
+            (row.carrier, row.was.carrier_call_id): row.was.id
             for row in self.rows.values()
-            if row.attempt.carrier_call_id
+            if row.was.carrier_call_id
         }
         said = {
             (row.carrier, item.carrier_call_id)
@@ -284,27 +220,40 @@ class _Batch:
                 owners[found.carrier, found.carrier_call_id] = found.id
         return owners
 
-    def take(self, item: Evidence) -> None:
-        """Judge one piece of evidence against what the batch knows by now."""
-        row = self.rows.get(item.attempt_id)
-        if row is None:
-            self.settled.missing.add(item.attempt_id)
-            return
-        if self._is_anothers(row, item) or (item.matched_by_number and self._is_contested(row)):
-            return
-        move = judge(row.attempt, item, self.now, row.run.ring_timeout)
-        if move.stray:
-            self._note_stray(row, item, move.stray)
-        if move.attempt:
-            self._move(row, item, move, move.attempt)
+    def what_is_said(self, evidence: list[Evidence]) -> Iterator[tuple[Attempts, list[Evidence]]]:
+        """Put together what says the same of attempts that are alike, else in its order."""
+        said: dict[Hashable, list[Evidence]] = defaultdict(list)
+        for number, item in enumerate(evidence):
+            row = self.rows.get(item.attempt_id)
+            if row is None:
+                self.settled.missing.add(item.attempt_id)
+            elif len(row.members) == 1:
+                said[number].append(item)
+            else:
+                said[id(row), item.carrier_call_id is None, *_SAYS(item)].append(item)
+        for words in said.values():
+            yield self.rows[words[0].attempt_id], words
 
-    def _is_anothers(self, row: _Row, item: Evidence) -> bool:
+    def take(self, row: Attempts, words: list[Evidence]) -> None:
+        """Judge what is said of some attempts of a row against what the batch knows by now."""
+        words = [item for item in words if not self._is_anothers(row, item)]
+        if not words or (words[0].matched_by_number and self._is_contested(row)):
+            return
+        row = row.part(item.attempt_id for item in words)
+        move = judge(row.now, words[0], self.now, row.run.ring_timeout)
+        if move.stray:
+            for item in words:
+                self._note_stray(row, item, move.stray)
+        if move.attempt:
+            self._move(row, words, move, move.attempt)
+
+    def _is_anothers(self, row: Attempts, item: Evidence) -> bool:
         # UNIQUE (carrier, carrier_call_id) is the judge; it is asked first, since its refusal
         # would undo everybody else's evidence of this transaction as well.
         if not item.carrier_call_id:
             return False
         key = (row.carrier, item.carrier_call_id)
-        if self.owners.get(key, row.attempt.id) == row.attempt.id:
+        if self.owners.get(key, item.attempt_id) == item.attempt_id:
             return False
         self.settled.taken += 1
         self._tell(
@@ -320,17 +269,16 @@ class _Batch:
     def _tell(self, say: Callable[..., Any], event: str, **known: Any) -> None:
         self.settled.tell.append(partial(say, event, **known))
 
-    def _is_contested(self, row: _Row) -> bool:
+    def _is_contested(self, row: Attempts) -> bool:
         # Checked again here, under the attempt's lock: two attempts that nobody knows of, with
         # one To and From, cannot be told apart by numbers.
-        values = {"id": row.attempt.id}
-        return bool(self.connection.execute(CONTESTED, values).scalar())
+        return bool(self.connection.execute(CONTESTED, {"id": row.was.id}).scalar())
 
-    def _note_stray(self, row: _Row, item: Evidence, reason: str) -> None:
+    def _note_stray(self, row: Attempts, item: Evidence, reason: str) -> None:
         over = bool(item.progress and item.progress.is_final)
         stray = {
             "account_id": row.account_id,
-            "attempt_id": row.attempt.id,
+            "attempt_id": item.attempt_id,
             "carrier": row.carrier,
             "carrier_call_id": item.carrier_call_id,
             "reason": reason,
@@ -344,80 +292,85 @@ class _Batch:
                 "stray_carrier_call",
                 dedup_conflict=True,
                 reason=reason,
-                **_ids(row),
+                **_ids(row, item),
                 carrier_call_id=item.carrier_call_id,
             )
         if not over:
             self.settled.hang_ups.add(row.account_id)
 
-    def _move(self, row: _Row, item: Evidence, move: Move, after: Attempt) -> None:
-        before, row.attempt = row.attempt, after
-        if after.carrier_call_id:
-            self.owners[row.carrier, after.carrier_call_id] = after.id
-        call = self.calls[after.call_id]
-        counted = [
-            other.attempt
-            for other in self.of_call[call.id]
-            if other.attempt.state is not AttemptState.RELEASED
-        ]
-        policy = row.run
+    def _move(self, row: Attempts, words: list[Evidence], move: Move, after: Attempt) -> None:
+        item, before, row.now = words[0], row.now, after
+        self.moved[row.was.id] = row
+        if after.carrier_call_id != before.carrier_call_id:
+            row.carrier_call_ids = [one.carrier_call_id for one in words]
+        for attempt_id, sid in zip(row.members, row.carrier_call_ids, strict=True):
+            if sid:
+                self.owners[row.carrier, sid] = attempt_id
+        self._settle(row, item, move)
+        self._tally(row, before, after)
+        self._measure(row, words, before, after)
+        if any(other.number > after.number for other in row.calls.counted):
+            self._tell(
+                log.warning,
+                "late_word_on_old_attempt",
+                **_ids(row, item),
+                carrier_call_id=after.carrier_call_id,
+            )
+        if item.source not in _QUIET or after.state is AttemptState.UNKNOWN:
+            for one in words:
+                self._event(row, one, _event_name(one, after), _details(one, before, after))
+
+    def _settle(self, row: Attempts, item: Evidence, move: Move) -> None:
+        calls, counted, policy = row.calls, row.calls.counted, row.run
         if item.kind in _REQUEUES and row.reopens:
             policy = policy._replace(dials=True)
-        settled = settle(call, after, counted, policy, self.now, move.requeue_in)
+        settled = settle(calls.now, row.now, counted, policy, self.now, move.requeue_in)
         if row.expired and settled.state is not CallState.QUEUED:
             policy = policy._replace(dials=True)
-            unexpired = settle(call, after, counted, policy, self.now, move.requeue_in)
+            unexpired = settle(calls.now, row.now, counted, policy, self.now, move.requeue_in)
             if unexpired.state is CallState.QUEUED:
                 # It would have been queued again, so its run is locked. Not noted, a run that
                 # is paused would never end, and one that is not would count as completed.
                 self.expired.add(row.run_id)
-        self.calls[call.id] = settled
+        calls.now = settled
         if settled.state is CallState.QUEUED and row.status is RunStatus.COMPLETED:
             self.reopen.add(row.run_id)
-        self._tally(row, before, after)
-        self._measure(item, before, after)
-        if any(other.number > after.number for other in counted):
-            self._tell(
-                log.warning,
-                "late_word_on_old_attempt",
-                **_ids(row),
-                carrier_call_id=after.carrier_call_id,
-            )
-        if item.source not in _QUIET or after.state is AttemptState.UNKNOWN:
-            self._event(row, item, _event_name(item, after), _details(item, before, after))
 
-    def _tally(self, row: _Row, before: Attempt, after: Attempt) -> None:
+    def _tally(self, row: Attempts, before: Attempt, after: Attempt) -> None:
         if before.state is after.state and before.ended_at == after.ended_at:
             return
-        settled = self.settled
-        settled.moved[after.id] = (settled.moved.get(after.id, (before.state,))[0], after.state)
+        settled, many = self.settled, len(row.members)
+        settled.moved.update(row.members)
         if after.state is AttemptState.PLACED:
             return
         settled.touched.add(row.run_id)
         settled.freed.add(row.account_id)
         if after.state is AttemptState.UNKNOWN:
-            settled.unknown += 1
+            settled.unknown += many
         elif after.decision is Decision.REDIAL and after.decision_stands:
-            settled.redialled += 1
+            settled.redialled += many
         elif after.state is AttemptState.ENDED:
-            settled.ended += 1
+            settled.ended += many
 
-    def _measure(self, item: Evidence, before: Attempt, after: Attempt) -> None:
+    def _measure(
+        self, row: Attempts, words: list[Evidence], before: Attempt, after: Attempt
+    ) -> None:
+        source = words[0].source
         if after.outcome and after.outcome is not before.outcome:
-            self.settled.outcomes[after.outcome, item.source] += 1
-        if item.source == "callback" and before.heard_at is None:
+            self.settled.outcomes[after.outcome, source] += len(row.members)
+        if source == "callback" and before.heard_at is None:
             waited = self.now - (before.placed_at or self.now)  # or it overtook our own answer
-            self.settled.first_callbacks.append(waited.total_seconds())
+            self.settled.first_callbacks += [waited.total_seconds()] * len(row.members)
 
     def _event(
-        self, row: _Row, item: Evidence, event: str, details: dict[str, object] | None = None
+        self, row: Attempts, item: Evidence, event: str, details: dict[str, object] | None = None
     ) -> None:
         self.events.append(
             {
                 "account_id": row.account_id,
                 "run_id": row.run_id,
-                "call_id": row.attempt.call_id,
-                "attempt_id": row.attempt.id,
+                "call_id": row.members[item.attempt_id].call_id,
+                "attempt_id": item.attempt_id,
                 "event": event,
                 "source": self.source,
                 "worker_id": self.worker_id,
@@ -429,23 +382,17 @@ class _Batch:
 
     def write(self, shard: int) -> None:
         """Write what moved, the counters last: everybody's lock order ends with them."""
-        attempts = [
-            row.attempt
-            for row in self.rows.values()
-            if row.attempt is not self.old_attempts[row.attempt.id]
-        ]
-        calls = [call for call in self.calls.values() if call != self.old_calls[call.id]]
+        attempts = [*self.moved.values()]
+        calls = {row.calls.was.id: row.calls for row in attempts if row.calls.now != row.calls.was}
         if self.reopen:
             self._reopen()
         if self.expired:
             self.connection.execute(NOTE_EXPIRY, {"ids": sorted(self.expired)})
-        _write(self.connection, _WRITE_ATTEMPTS, attempts)
-        _write(self.connection, _WRITE_CALLS, calls)
-        if phones := self._freed_phones(attempts):
-            self.connection.execute(_WAKE_PHONES, {"rows": _json(phones)})
+        alike.write(self.connection, attempts, [*calls.values()])
+        if phones := alike.freed_phones(attempts):
+            self.connection.execute(_WAKE_PHONES, {"rows": alike.to_json(phones)})
         write_events(self.connection, self.events)
-        run_of = {row.attempt.call_id: row.run_id for row in self.rows.values()}
-        counters.add(self.connection, self._deltas(calls, run_of), shard)
+        counters.add(self.connection, _deltas(calls.values()), shard)
 
     def _reopen(self) -> None:
         for run in self.connection.execute(_REOPEN, {"ids": sorted(self.reopen)}).all():
@@ -461,29 +408,36 @@ class _Batch:
             names = {"run_id": str(run.id), "account_id": str(run.account_id)}
             self._tell(log.info, "run_reopened", **names)
 
-    def _freed_phones(self, attempts: list[Attempt]) -> list[dict[str, object]]:
-        return [
-            {"account_id": self.rows[attempt.id].account_id, "phone": self.rows[attempt.id].phone}
-            for attempt in attempts
-            if self.old_attempts[attempt.id].phone_held and not attempt.phone_held
-        ]
-
-    def _deltas(self, calls: list[Call], run_of: dict[int, UUID]) -> dict[UUID, Counter[str]]:
-        deltas: dict[UUID, Counter[str]] = defaultdict(Counter)
-        for call in calls:
-            old, delta = self.old_calls[call.id], deltas[run_of[call.id]]
-            for one, sign in ((old, -1), (call, 1)):
-                delta[one.state.counter] += sign
-                delta["attempts"] += sign * one.attempts
-                if one.outcome:
-                    delta[one.outcome.counter] += sign
-        return deltas
-
 
 def write_events(connection: Connection, events: list[dict[str, Any]]) -> None:
     """Store events; each a mapping of the events table's columns."""
     if events:
-        connection.execute(_EVENTS, {"rows": _json(events)})
+        connection.execute(_EVENTS, {"rows": alike.to_json(events)})
+
+
+def _to_be_told_apart(evidence: list[Evidence]) -> set[UUID]:
+    """Find the attempts of which more is said than one thing, or something doubtful."""
+    times = Counter(item.attempt_id for item in evidence)
+    sids = Counter(item.carrier_call_id for item in evidence)
+    return {
+        item.attempt_id
+        for item in evidence
+        if times[item.attempt_id] > 1
+        or (item.carrier_call_id and sids[item.carrier_call_id] > 1)
+        or item.matched_by_number
+    }
+
+
+def _deltas(moved: Iterable[Calls]) -> dict[UUID, Counter[str]]:
+    deltas: dict[UUID, Counter[str]] = defaultdict(Counter)
+    for calls in moved:
+        delta = deltas[calls.attempts[0].run_id]
+        for one, many in ((calls.was, -len(calls.ids)), (calls.now, len(calls.ids))):
+            delta[one.state.counter] += many
+            delta["attempts"] += many * one.attempts
+            if one.outcome:
+                delta[one.outcome.counter] += many
+    return deltas
 
 
 def _runs_that_may_requeue(
@@ -499,7 +453,7 @@ def _runs_that_may_requeue(
             said[item.attempt_id].add(str(item.progress))
     if not said:
         return set()
-    found = connection.execute(_WHO_MAY_REQUEUE, {"ids": ids}).all()
+    found = connection.execute(_WHO_MAY_REQUEUE, {"ids": db.array(ids)}).all()
     return {
         row.run_id
         for row in found
@@ -507,60 +461,12 @@ def _runs_that_may_requeue(
     }
 
 
-def _read_row(row: Row[Any]) -> _Row:
-    attempt = Attempt._make(row[: len(Attempt._fields)])
-    # A call that somebody cancelled, or whose phone was purged, is never queued again.
-    wanted = not (row.cancel_requested or row.call_cancelled or row.purged)
-    return _Row(
-        account_id=row.account_id,
-        run_id=row.run_id,
-        phone=row.phone,
-        carrier=row.carrier,
-        status=RunStatus(row.status),
-        run=Policy(
-            dials=row.run_open and wanted and row.unexpired,
-            max_attempts=row.max_attempts,
-            retry_delay=row.retry_delay,
-            retry_on=tuple(row.retry_on),
-            ring_timeout=row.ring_timeout,
-        ),
-        expired=row.run_open and wanted and not row.unexpired,
-        reopens=row.status == RunStatus.COMPLETED and wanted and row.unexpired,
-        attempt=attempt._replace(
-            state=AttemptState(attempt.state),
-            outcome=Outcome(attempt.outcome) if attempt.outcome else None,
-            decision=Decision(attempt.decision) if attempt.decision else None,
-        ),
-    )
-
-
-def _read_call(row: Row[Any]) -> Call:
-    return Call(
-        id=row.call_id,
-        state=CallState(row.call_state),
-        outcome=Outcome(row.call_outcome) if row.call_outcome else None,
-        attempts=row.call_attempts,
-        next_attempt_at=row.next_attempt_at,
-        waiting_for=row.waiting_for,
-    )
-
-
-def _write(connection: Connection, statement: Any, rows: list[Any]) -> None:
-    if rows:
-        values = [row._asdict() for row in rows]
-        connection.execute(statement, {"rows": _json(values), "ids": [row.id for row in rows]})
-
-
-def _json(rows: list[dict[str, Any]]) -> str:
-    return json.dumps(rows, default=str)
-
-
-def _ids(row: _Row) -> dict[str, str]:
+def _ids(row: Attempts, item: Evidence) -> dict[str, str]:
     return {
         "account_id": str(row.account_id),
         "run_id": str(row.run_id),
-        "call_id": str(row.attempt.call_id),
-        "attempt_id": str(row.attempt.id),
+        "call_id": str(row.members[item.attempt_id].call_id),
+        "attempt_id": str(item.attempt_id),
         "carrier": row.carrier,
     }
 

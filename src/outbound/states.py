@@ -110,8 +110,7 @@ class Kind(StrEnum):
     DECISION = "decision"
 
 
-@dataclass(frozen=True)
-class Evidence:
+class Evidence(NamedTuple):
     """Something that bears on one attempt.
 
     Attributes:
@@ -178,13 +177,13 @@ class Policy(NamedTuple):
 
 
 class Call(NamedTuple):
-    """The columns of a call that settling changes."""
+    """The columns of a call that settling changes; no `next_attempt_at` means as it was."""
 
     id: int
     state: CallState
     outcome: Outcome | None
     attempts: int
-    next_attempt_at: datetime
+    next_attempt_at: datetime | None
     waiting_for: str | None
 
 

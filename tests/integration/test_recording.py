@@ -121,7 +121,7 @@ def test_none_is_told_before_the_commit_of_the_transaction_that_has_it(
 
 def test_evidence_that_cannot_be_written_fails_alone(engine, calls, pool, together):
     evidence = [final(call.attempt_id) for call in calls]
-    evidence[3] = replace(evidence[3], progress=Progress.FAILED, error="no text has a \0")
+    evidence[3] = evidence[3]._replace(progress=Progress.FAILED, error="no text has a \0")
     with arriving_while_one_is_written(engine, pool, together, evidence) as (first, others):
         pass
     said = [first, *others]
@@ -136,7 +136,7 @@ def test_the_writers_own_evidence_that_cannot_be_written_fails_alone_too(
     engine, calls, pool, together
 ):
     evidence = [final(call.attempt_id) for call in calls[:3]]
-    evidence[1] = replace(evidence[1], progress=Progress.FAILED, error="no text has a \0")
+    evidence[1] = evidence[1]._replace(progress=Progress.FAILED, error="no text has a \0")
     with arriving_while_one_is_written(engine, pool, together, evidence) as (first, others):
         pass
     with pytest.raises(DataError):

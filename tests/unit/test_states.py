@@ -1,6 +1,5 @@
 """Every move that evidence may and may not make, without a database."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import product
 from uuid import UUID
@@ -121,7 +120,7 @@ def test_a_word_on_a_released_attempt_or_with_another_id_is_a_stray():
 
 def test_a_match_by_number_never_makes_a_stray():
     for one in (attempt(S.RELEASED), attempt(S.PLACED)):
-        assert after(one, replace(word(Progress.BUSY, "CA2"), matched_by_number=True)) is None
+        assert after(one, word(Progress.BUSY, "CA2")._replace(matched_by_number=True)) is None
 
 
 def test_a_lease_is_swept_only_after_it_ran_out():
