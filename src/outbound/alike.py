@@ -55,7 +55,8 @@ _READ = text(f"""
            r.status, r.max_attempts, r.retry_delay, r.retry_on, r.ring_timeout,
            r.ended_at IS NULL AS run_open, r.cancel_requested,
            (r.expires_at IS NULL OR r.expires_at > clock_timestamp()) AS unexpired
-      FROM alike CROSS JOIN LATERAL (SELECT * FROM runs WHERE id = alike.run_id LIMIT 1) r
+      FROM alike JOIN runs r ON r.id = alike.run_id
+       AND r.id = ANY (ARRAY(SELECT run_id FROM alike))
      ORDER BY alike.call_ids[1], alike.number
 """)  # noqa: S608 - only our own column names
 _WRITE_ATTEMPTS = text("""

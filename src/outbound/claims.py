@@ -9,14 +9,15 @@ All limits fail closed; none of them lives in Redis.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, RowMapping, text
+from sqlalchemy import Connection, Engine, Row, RowMapping, text
 from sqlalchemy.exc import DBAPIError
 
 from outbound import clock, counters, db, ending, logs, metrics, pace, policy
@@ -34,6 +35,8 @@ SUPPRESSED = "suppressed"
 IN_DOUBT_SECONDS = 60
 """How long a claim asks whether its COMMIT took place, before the sweep decides."""
 
+# Whether a run has due calls is asked of its first: EXISTS let the planner walk through the table
+# from its beginning, past every call that was placed already.
 _LIMITS = text(f"""
     WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now),
     live AS MATERIALIZED (
@@ -57,8 +60,8 @@ _LIMITS = text(f"""
            AND {ending.STILL_DIALS}
            AND coalesce(l.occupying, 0) < r.concurrency
            AND (r.next_send_at IS NULL OR r.next_send_at <= clock.now + :look_ahead)
-           AND EXISTS (SELECT FROM calls c WHERE c.run_id = r.id AND c.is_queued
-                          AND c.next_attempt_at <= clock.now)
+           AND (SELECT c.next_attempt_at FROM calls c WHERE c.run_id = r.id AND c.is_queued
+                 ORDER BY c.next_attempt_at, c.id LIMIT 1) <= clock.now
          ORDER BY r.last_served_at NULLS FIRST, r.id LIMIT 1) r ON true
      WHERE p.account_id = :account
 """)
@@ -66,12 +69,12 @@ _LOCK_BREAKER = text("""
     UPDATE breakers SET next_trial_at = :trial
      WHERE account_id = :account AND carrier = :carrier
 """)
-_LOCK_RUN = text("SELECT id FROM runs WHERE id = :run FOR NO KEY UPDATE")
+_LOCK_RUN = text("SELECT nextval('fence_seq') FROM runs WHERE id = :run FOR NO KEY UPDATE")
 # `held` is counted: EXISTS became a hash of all held phones, and so a walk through every one that
 # was held since the last vacuum.
-_CLAIM = text(f"""
+_CLAIM = text("""
     WITH due AS MATERIALIZED (
-        SELECT id, phone, last_number, next_attempt_at FROM calls
+        SELECT id, phone, variables, last_number, next_attempt_at FROM calls
          WHERE run_id = :run AND is_queued AND next_attempt_at <= :now
          ORDER BY next_attempt_at, id LIMIT :scan FOR UPDATE SKIP LOCKED),
     judged AS MATERIALIZED (
@@ -99,36 +102,32 @@ _CLAIM = text(f"""
                CAST(:now AS timestamptz) + make_interval(secs => :occupies)
           FROM free
         ON CONFLICT (account_id, phone) WHERE phone_held DO NOTHING
-        RETURNING id, call_id, number, phone),
+        RETURNING id, call_id, number),
     dialing AS (
         UPDATE calls SET state = 'dialing', attempts = attempts + 1,
                last_number = last_number + 1, waiting_for = NULL
-         WHERE id = ANY (ARRAY(SELECT call_id FROM intent)) RETURNING id),
-    lost AS (
-        SELECT id, recent_until FROM judged
-         WHERE NOT suppressed AND (held OR recent_until IS NOT NULL)
-         UNION ALL
-        SELECT id, NULL FROM free WHERE id <> ALL (ARRAY(SELECT call_id FROM intent))),
-    aside AS (
-        UPDATE calls c
-           SET waiting_for = CASE WHEN lost.recent_until IS NULL THEN 'phone'
-                                  ELSE 'recent_call' END,
-               next_attempt_at = coalesce(lost.recent_until,
-                   CAST(:now AS timestamptz) + make_interval(secs => 15 + 30 * random()))
-          FROM lost WHERE c.id = lost.id AND c.id = ANY (ARRAY(SELECT id FROM lost))
-        RETURNING c.waiting_for),
-    picked AS (SELECT id FROM judged WHERE suppressed),
+         WHERE id = ANY (ARRAY(SELECT call_id FROM intent)) RETURNING id)
+    SELECT i.id AS attempt_id, j.id AS call_id, i.number, j.phone, j.variables, j.suppressed,
+           j.recent_until
+      FROM judged j LEFT JOIN free f ON f.id = j.id LEFT JOIN intent i ON i.call_id = j.id
+     WHERE f.id IS NOT NULL OR j.suppressed OR j.held OR j.recent_until IS NOT NULL
+     ORDER BY f.place
+""")
+_ASIDE = text("""
+    UPDATE calls c
+       SET waiting_for = CASE WHEN w.until IS NULL THEN 'phone' ELSE 'recent_call' END,
+           next_attempt_at = coalesce(w.until,
+               CAST(:now AS timestamptz) + make_interval(secs => 15 + 30 * random()))
+      FROM unnest(CAST(:ids AS bigint[]), CAST(:untils AS timestamptz[])) AS w (id, until)
+     WHERE c.id = w.id AND c.id = ANY (CAST(:ids AS bigint[]))
+""")
+_SUPPRESSED = text(f"""
+    WITH picked AS (SELECT unnest(CAST(:ids AS bigint[])) AS id),
     {ending.END_PICKED},
     told AS (
         INSERT INTO events (account_id, run_id, call_id, event, source, worker_id)
         SELECT :account, :run, id, 'call_suppressed', :source, :worker_id FROM over)
-    SELECT i.id, i.call_id, i.number, i.phone, c.variables,
-           (SELECT count(*) FILTER (WHERE waiting_for = 'phone') FROM aside)::int AS held,
-           (SELECT count(*) FILTER (WHERE waiting_for = 'recent_call') FROM aside)::int AS recent,
-           (SELECT count(*) FROM dialing)::int AS claimed,
-           (SELECT jsonb_object_agg(outcome, calls) FROM (
-               SELECT outcome, count(*)::int AS calls FROM over GROUP BY outcome) x) AS suppressed
-      FROM (SELECT 1) one LEFT JOIN intent i ON true LEFT JOIN calls c ON c.id = i.call_id
+    SELECT outcome, count(*)::int AS calls FROM over GROUP BY outcome
 """)
 _MARK_SERVED = text("""
     WITH pace AS (
@@ -139,7 +138,6 @@ _MARK_SERVED = text("""
            started_at = CASE WHEN :claimed THEN coalesce(started_at, :now) ELSE started_at END
      WHERE id = :run
 """)
-_FENCE = text("SELECT nextval('fence_seq')")
 _XACT_STATUS = text("SELECT pg_xact_status(CAST(:xid AS xid8))")
 _NEXT_DUE = text("""
     SELECT extract(epoch FROM min(greatest(due.at, r.next_send_at - CAST(:ahead AS interval),
@@ -155,8 +153,7 @@ _NEXT_DUE = text("""
 """)
 
 
-@dataclass(frozen=True)
-class ClaimedCall:
+class ClaimedCall(NamedTuple):
     """One call to place now: its attempt is committed as `sending`.
 
     Attributes:
@@ -296,14 +293,12 @@ def _in_transaction(connection: Connection, one: _Pass) -> Claim:
         connection.execute(
             _LOCK_BREAKER, {"account": one.account_id, "carrier": one.carrier, "trial": trial}
         )
-    connection.execute(_LOCK_RUN, {"run": limits["run_id"]})
-    fence = connection.execute(_FENCE).scalar_one()
-    found = (
-        connection.execute(_CLAIM, _claim_values(one, limits, fence, len(times))).mappings().all()
-    )
-    claimed = found[0]["claimed"]
+    fence = connection.execute(_LOCK_RUN, {"run": limits["run_id"]}).scalar_one()
+    found = connection.execute(_CLAIM, _claim_values(one, limits, fence, len(times))).all()
+    claimed = [row for row in found if row.attempt_id]
     # Send times that no call took are given back, else a run of held phones would starve.
-    times, nexts = _room(limits, claimed)
+    if len(claimed) < len(times):
+        times, nexts = _room(limits, len(claimed))
     connection.execute(
         _MARK_SERVED,
         {
@@ -312,15 +307,47 @@ def _in_transaction(connection: Connection, one: _Pass) -> Claim:
             "run": limits["run_id"],
             "account_next": nexts[0],
             "run_next": nexts[1],
-            "claimed": claimed > 0,
+            "claimed": bool(claimed),
         },
     )
-    suppressed: dict[str, int] = found[0]["suppressed"] or {}
-    _count(connection, limits["run_id"], claimed, suppressed, one.node.shard)
-    calls = _calls(one, limits, found, fence, times, started) if claimed else ()
-    aside = found[0]["held"] + found[0]["recent"] + sum(suppressed.values())
-    one.tell = partial(_tell, one, limits, fence, claimed, found[0])
-    return Claim(calls, aside, limits["run_id"] if suppressed else None, limits["now"])
+    lost = [row for row in found if not row.attempt_id]
+    waits, suppressed = _set_aside(connection, one, limits, lost) if lost else (Counter(), {})
+    _count(connection, limits["run_id"], len(claimed), suppressed, one.node.shard)
+    calls = _calls(one, limits, claimed, fence, times, started)
+    one.tell = partial(_tell, one, limits, fence, len(claimed), waits, suppressed)
+    return Claim(calls, len(lost), limits["run_id"] if suppressed else None, limits["now"])
+
+
+def _set_aside(
+    connection: Connection, one: _Pass, limits: RowMapping, lost: list[Row[Any]]
+) -> tuple[Counter[str], dict[str, int]]:
+    """Let calls wait whose phones are not free, and end those that are suppressed.
+
+    Returns:
+        How many wait for what, and how many were ended with which outcome.
+    """
+    waiting = [row for row in lost if not row.suppressed]
+    if waiting:
+        values = {
+            "now": limits["now"],
+            "ids": [row.call_id for row in waiting],
+            "untils": [row.recent_until for row in waiting],
+        }
+        connection.execute(_ASIDE, values)
+    waits = Counter("recent_call" if row.recent_until else "phone" for row in waiting)
+    ids = [row.call_id for row in lost if row.suppressed]
+    if not ids:
+        return waits, {}
+    values = {
+        "ids": ids,
+        "account": one.account_id,
+        "run": limits["run_id"],
+        "source": one.node.source,
+        "worker_id": one.node.worker_id,
+        "why": SUPPRESSED,
+    }
+    ended = connection.execute(_SUPPRESSED, values)
+    return waits, {row.outcome: row.calls for row in ended}
 
 
 def _room(limits: RowMapping, most: int) -> tuple[list[datetime], list[datetime | None]]:
@@ -361,8 +388,6 @@ def _claim_values(one: _Pass, limits: RowMapping, fence: int, n: int) -> dict[st
         "carrier": one.carrier,
         "fence": fence,
         "worker_id": one.node.worker_id,
-        "source": one.node.source,
-        "why": SUPPRESSED,
         "lease": one.node.settings.lease,
         "occupies": limits["ring_timeout"] + limits["max_call_duration"],
     }
@@ -377,36 +402,53 @@ def _count(
 
 
 def _calls(
-    one: _Pass, limits: RowMapping, found: Any, fence: int, times: list[datetime], started: float
+    one: _Pass,
+    limits: RowMapping,
+    claimed: list[Row[Any]],
+    fence: int,
+    times: list[datetime],
+    started: float,
 ) -> tuple[ClaimedCall, ...]:
+    now, lease_ends = limits["now"], started + one.node.settings.lease
+    # The database's time of the claim came after `started`, so this is not too early.
+    here = clock.boot_seconds()
+    terms = {
+        "run_id": limits["run_id"],
+        "account_id": one.account_id,
+        "caller_id": limits["caller_id"],
+        "twiml": limits["twiml"],
+        "answer_url": limits["answer_url"],
+        "ring_timeout": limits["ring_timeout"],
+        "max_call_duration": limits["max_call_duration"],
+        "fence": fence,
+        "lease_ends": lease_ends,
+        "is_trial": limits["next_trial_at"] is not None,
+        "is_slowed": limits["backoff_seconds"] > 0,
+        "request_id": limits["request_id"],
+    }
     return tuple(
         ClaimedCall(
-            attempt_id=row["id"],
-            call_id=row["call_id"],
-            run_id=limits["run_id"],
-            account_id=one.account_id,
-            number=row["number"],
-            phone=row["phone"],
-            caller_id=limits["caller_id"],
-            twiml=limits["twiml"],
-            answer_url=limits["answer_url"],
-            variables=row["variables"] or {},
-            ring_timeout=limits["ring_timeout"],
-            max_call_duration=limits["max_call_duration"],
-            fence=fence,
-            # The database's time of the claim came after `started`, so this is not too early.
-            send_at=clock.boot_seconds() + (at - limits["now"]) / timedelta(seconds=1),
-            lease_ends=started + one.node.settings.lease,
-            is_trial=limits["next_trial_at"] is not None,
-            is_slowed=limits["backoff_seconds"] > 0,
-            request_id=limits["request_id"],
+            attempt_id=row.attempt_id,
+            call_id=row.call_id,
+            number=row.number,
+            phone=row.phone,
+            variables=row.variables or {},
+            send_at=here + (at - now).total_seconds(),
+            **terms,
         )
-        for row, at in zip(found, times, strict=True)
+        for row, at in zip(claimed, times, strict=True)
     )
 
 
-def _tell(one: _Pass, limits: RowMapping, fence: int, claimed: int, found: RowMapping) -> None:
-    metrics.claimed(claimed, found["held"], found["recent"])
+def _tell(
+    one: _Pass,
+    limits: RowMapping,
+    fence: int,
+    claimed: int,
+    waits: Counter[str],
+    suppressed: dict[str, int],
+) -> None:
+    metrics.claimed(claimed, waits["phone"], waits["recent_call"])
     names = {"account_id": str(one.account_id), "run_id": str(limits["run_id"])}
     if claimed:
         log.info(
@@ -417,16 +459,16 @@ def _tell(one: _Pass, limits: RowMapping, fence: int, claimed: int, found: RowMa
             fence=fence,
             request_id=limits["request_id"],
         )
-    if found["held"] or found["recent"]:
+    if waits:
         log.info(
             "calls_moved_aside",
             **names,
             dedup_conflict=True,
-            phone=found["held"],
-            recent_call=found["recent"],
+            phone=waits["phone"],
+            recent_call=waits["recent_call"],
         )
-    if found["suppressed"]:
-        log.info("calls_suppressed", **names, calls=sum(found["suppressed"].values()))
+    if suppressed:
+        log.info("calls_suppressed", **names, calls=sum(suppressed.values()))
 
 
 def seconds_until_due(connection: Connection, account_id: UUID, since: datetime) -> float | None:

@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -61,7 +62,10 @@ class Settings:
     @property
     def worker_id(self) -> str:
         """The process, as `host:pid`: computed, since a fork must not keep its parent's."""
-        return f"{self.instance or socket.gethostname()}:{os.getpid()}"
+        return f"{self.instance or _hostname()}:{os.getpid()}"
+
+
+_hostname = cache(socket.gethostname)
 
 
 def _text(value: str) -> str:

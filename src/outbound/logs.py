@@ -10,8 +10,11 @@ import json
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
+from select import PIPE_BUF
 from typing import Any, TextIO
 
 import structlog
@@ -104,14 +107,45 @@ class _Lines:
         pass
 
     def msg(self, line: str) -> None:
-        stream = _process["stream"]
-        try:
-            stream.write(f"{line}\n")
-            stream.flush()
-        except (OSError, ValueError):  # nobody reads any more, or it is closed
-            pass
+        held = _held.get()
+        if held is None:
+            _write(f"{line}\n")
+        else:
+            held.append(f"{line}\n")
 
     debug = info = warning = error = critical = msg
+
+
+_held: ContextVar[list[str] | None] = ContextVar("held", default=None)
+
+
+def _write(lines: str) -> None:
+    stream = _process["stream"]
+    try:
+        stream.write(lines)
+        stream.flush()
+    except (OSError, ValueError):  # nobody reads any more, or it is closed
+        pass
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Keep our own lines of the block until it ends: a write each gives the interpreter away."""
+    lines: list[str] = []
+    token = _held.set(lines)
+    try:
+        yield
+    finally:
+        _held.reset(token)
+        piece = ""
+        for line in lines:
+            # A pipe takes so much in one piece; other processes may write to it, too.
+            if len(piece) + len(line) > PIPE_BUF:
+                _write(piece)
+                piece = ""
+            piece += line
+        if piece:
+            _write(piece)
 
 
 _LEVELS = {name.lower(): level for name, level in logging.getLevelNamesMapping().items()}

@@ -1,6 +1,7 @@
-"""Writes the carrier's answers to our own requests: those of 50 ms, or 100, in one transaction.
+"""Writes the carrier's answers to our own requests: those of 50 ms, or 200, in one transaction.
 
-Nobody waits for the slowest: a sender hands its answer in and takes the next call.
+Nobody waits for the slowest: a sender hands its answer in and takes the next call, as long as there
+are no more answers in hand than one transaction will take.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from uuid import UUID
@@ -27,7 +28,7 @@ from outbound.states import Evidence, Kind
 log = logs.get(__name__)
 
 WELL = (Verdict.ACCEPTED, Verdict.REFUSED_CALLEE)
-BATCH = 100
+BATCH = 200
 BATCH_SECONDS = 0.05
 TRY_AGAIN_SECONDS = 0.5
 
@@ -48,14 +49,18 @@ _OPEN_BREAKER = text("""
 _CLOSE_BREAKER = text("DELETE FROM breakers WHERE account_id = :account AND carrier = :carrier")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Answered:
-    """One answer; `answer` None means that the call was never sent and is given back."""
+    """One answer; `answer` None means that the call was never sent and is given back.
+
+    Attributes:
+        written: set once it is, if somebody waits for that.
+    """
 
     call: ClaimedCall
     answer: Answer | None
     reason: str | None = None
-    written: threading.Event = field(default_factory=threading.Event)
+    written: threading.Event | None = None
 
     @property
     def is_good(self) -> bool:
@@ -77,18 +82,27 @@ class Recorder:
         self._queue: queue.SimpleQueue[Answered | None] = queue.SimpleQueue()
         self._bad_in_a_row: Counter[UUID] = Counter()
         self._closing = threading.Event()
+        self._collected = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
 
     def put(self, answered: Answered) -> None:
-        """Hand in an answer. Returns when a bad one is written, else at once.
+        """Hand in an answer. Returns when a bad one is written, else as soon as there is room.
 
         While the sender waits it sends nothing: after the first error about us, or "slow down",
-        a process can have as many more requests out as it has senders, whatever their speed.
+        a process can have as many more requests out as it has senders, whatever their speed. And
+        what a crash leaves unknown is bounded, however slow the database is.
         """
-        self._queue.put(answered)
         if answered.is_bad:
+            answered.written = threading.Event()
+        self._queue.put(answered)
+        if answered.written:
             answered.written.wait(self._node.settings.record_margin)
+        elif self._queue.qsize() > BATCH:
+            with self._collected:
+                self._collected.wait_for(
+                    lambda: self._queue.qsize() <= BATCH, self._node.settings.record_margin
+                )
 
     def close(self, seconds: float) -> bool:
         """Write what was handed in, then stop; false if that took longer."""
@@ -101,10 +115,13 @@ class Recorder:
         open_ = True
         while open_:
             batch, open_ = self._collect()
+            with self._collected:
+                self._collected.notify_all()
             if batch:
                 self._write_until_done(batch)
             for item in batch:
-                item.written.set()
+                if item.written:
+                    item.written.set()
 
     def _collect(self) -> tuple[list[Answered], bool]:
         first = self._queue.get()
@@ -155,11 +172,12 @@ class Recorder:
 
         settled, tells = db.transaction(self._node.engine, body)
         self._bad_in_a_row = bad
-        for tell in tells:
-            tell()
-        recording.follow_up(self._node, settled)
-        for item in batch:
-            _tell(item)
+        with logs.together():
+            for tell in tells:
+                tell()
+            recording.follow_up(self._node, settled)
+            for item in batch:
+                _tell(item)
 
     def _bad_after(self, batch: list[Answered]) -> Counter[UUID]:
         bad = Counter(self._bad_in_a_row)

@@ -112,8 +112,8 @@ class Ours(World):
             self.http.close()
 
     def do(self, statement: str, **values: Any) -> None:
-        with self.engine.begin() as connection:
-            connection.execute(text(statement), values)
+        # A sweep that reads while tables are emptied may be in the way.
+        db.transaction(self.engine, lambda connection: connection.execute(text(statement), values))
 
     def one(self, statement: str, **values: Any) -> Any:
         with self.engine.connect() as connection:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import redis
+from sqlalchemy import text
 
 from factories import (
     FakeCarrier,
@@ -24,13 +25,14 @@ from factories import (
     rows,
     run_of,
 )
-from outbound import claims, doorbell, pace
+from outbound import claims, doorbell, pace, recorder
 from outbound.carriers.base import Answer, Verdict
 from outbound.dialer import Dialer
 from outbound.node import Node
 from outbound.recorder import Answered
 from outbound.states import Kind
 from processes import wait_until
+from races import wait_for_a_waiter
 
 
 @pytest.fixture
@@ -297,3 +299,27 @@ def test_a_batch_with_one_answer_that_cannot_be_written_writes_the_others(node, 
     do(engine, "UPDATE attempts SET lease_until = clock_timestamp() - interval '1 s'")
     record(node, bad.attempt_id, Kind.LEASE_RAN_OUT, source="sweep")
     assert call_of(engine, bad.call_id)["state"] == "unknown"
+
+
+def test_a_sender_waits_while_more_answers_than_a_batch_are_not_written(
+    node, engine, started, monkeypatch
+):
+    monkeypatch.setattr(recorder, "BATCH", 2)
+    account = make_account(engine)
+    make_run(engine, account, [phone(n) for n in range(6)])
+    calls = claim(node, account)
+    put = started(FakeCarrier())._recorder.put
+    with ThreadPoolExecutor(1) as pool, engine.connect() as other:
+        other.execute(text("SELECT FROM attempts FOR UPDATE"))
+        for call in calls[:2]:
+            put(Answered(call, Answer(Verdict.ACCEPTED, f"CA{call.call_id}")))
+        wait_for_a_waiter(engine)
+        for call in calls[2:4]:
+            put(Answered(call, Answer(Verdict.ACCEPTED, f"CA{call.call_id}")))
+        one_too_many = Answered(calls[4], Answer(Verdict.ACCEPTED, "CA-more"))
+        waits = pool.submit(put, one_too_many)
+        with pytest.raises(TimeoutError):
+            waits.result(0.3)
+        other.rollback()
+        waits.result(10)
+    wait_until(lambda: states(engine).count("placed") == 5)

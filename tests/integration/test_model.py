@@ -567,7 +567,7 @@ def model(settings, monkeypatch):
         monkeypatch.setattr(Protocol, "reader", reader)
         monkeypatch.setattr(factories, "uuid7", Protocol.next_id)
         monkeypatch.setattr(claims, "uuid7", Protocol.next_id)
-        monkeypatch.setattr(claims, "_CLAIM", _without_chance(claims._CLAIM))
+        monkeypatch.setattr(claims, "_ASIDE", _without_chance(claims._ASIDE))
         yield Protocol
     engine.dispose()
 

@@ -3,8 +3,10 @@
 import io
 import json
 import logging
+import select
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 
@@ -90,6 +92,35 @@ def test_a_line_that_nobody_can_read_any_more_ends_nothing():
     stream.close()
     logs.set_up(Settings(), "cli", stream)
     logs.get("t").error("said")
+
+
+class Pieces(io.StringIO):
+    """A stream that remembers in which pieces it was written to."""
+
+    def __init__(self):
+        super().__init__()
+        self.pieces = []
+
+    def write(self, text):
+        self.pieces.append(text)
+        return len(text)
+
+
+def test_lines_that_are_written_together_are_whole_in_a_few_pieces():
+    stream = Pieces()
+    logs.set_up(Settings(), "cli", stream)
+    log = logs.get("t")
+    with suppress(KeyError), logs.together():
+        for number in range(100):
+            log.info("said", number=number)
+        assert stream.pieces == []
+        raise KeyError
+    log.info("said", number=100)
+    assert max(map(len, stream.pieces)) <= select.PIPE_BUF
+    assert len(stream.pieces) < 10
+    assert all(piece.endswith("\n") for piece in stream.pieces if piece)
+    told = [json.loads(line)["number"] for line in "".join(stream.pieces).splitlines()]
+    assert told == list(range(101))
 
 
 def test_what_is_below_the_level_is_not_written(log):
