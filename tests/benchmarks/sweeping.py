@@ -3,6 +3,10 @@
 Ours: a reconciler starts and finds attempts whose lease is over; a turn lasts from its first
 write to its last. The reference writes the same attempts, calls and events, 200 a transaction,
 and judges nothing. Statements are counted in PostgreSQL's log, in a time of their own.
+
+`dialling beside it`: a worker dials another run with the null carrier, and a reconciler starts in
+the middle of that. What is settled a second while the sweep writes is compared with what is when
+the reconciler finds nothing.
 """
 
 from __future__ import annotations
@@ -12,13 +16,15 @@ from collections import defaultdict
 from dataclasses import replace
 from functools import partial
 
-from benchmarks.ground import Ground, Statement
+from benchmarks.ground import Cost, Ground, Statement
 from benchmarks.ours import Ours
 from benchmarks.results import Report, Turn, in_turn
 from outbound.reconciler import sweeps
 
-FULL = {"rounds": 7, "runs": 500, "calls": 100_000, "stuck": 5000}
-QUICK = {"rounds": 1, "runs": 10, "calls": 1000, "stuck": 400}
+FULL = {
+    "rounds": 7, "runs": 500, "calls": 1_000_000, "stuck": 10_000, "beside": 3, "dialled": 30_000,
+}  # fmt: skip
+QUICK = {"rounds": 1, "runs": 10, "calls": 1000, "stuck": 400, "beside": 1, "dialled": 2000}
 _RUNS = """
     INSERT INTO runs
     SELECT (jsonb_populate_record(r, jsonb_build_object('id', uuidv7(), 'status', 'running'))).*
@@ -76,18 +82,35 @@ _BARE = """
 _SPENT = """
     SELECT extract(epoch FROM max(unknown_at) - min(unknown_at))::float AS s FROM attempts
 """
+_SWEPT = "SELECT min(unknown_at) AS since, max(unknown_at) AS until FROM attempts"
+_DIALLED = """
+    SELECT min(claimed_at) AS since, max(ended_at) AS until FROM attempts WHERE run_id = :run
+"""
+_SETTLED = """
+    SELECT count(*)::int AS n, extract(epoch FROM CAST(:until AS timestamptz) - :since)::float AS s
+      FROM attempts WHERE run_id = :run AND ended_at BETWEEN :since AND :until
+"""
 _SCANS = """
     SELECT relname, seq_scan FROM pg_stat_user_tables
      WHERE relname IN ('calls', 'attempts', 'runs', 'events')
 """
 
 
-def run(ground: Ground, report: Report, *, rounds: int, runs: int, calls: int, stuck: int) -> None:
-    with Ours(ground) as ours:
-        web = ours.start_web()
+def run(
+    ground: Ground,
+    report: Report,
+    *,
+    rounds: int,
+    runs: int,
+    calls: int,
+    stuck: int,
+    beside: int,
+    dialled: int,
+) -> None:
+    with Ours(ground, "refuses", OUTBOUND_SENDERS="64") as ours:
+        ours.start_web()
         ours.hold()
         ours.post(1)
-        web.kill_with_children()
         stuck_each = max(1, stuck // runs)
         many = runs * stuck_each
         _fill(ours, runs, calls // runs, stuck_each)
@@ -104,6 +127,36 @@ def run(ground: Ground, report: Report, *, rounds: int, runs: int, calls: int, s
         for table, scanned in sorted(scans.items()):
             report.tell(f"sequential scans of {table}, a sweep of all", "", scanned / rounds)
         _count_statements(ground, report, ours, many)
+        turns = in_turn(
+            beside,
+            {
+                "a sweep beside": partial(_dial, ours, dialled, sweep=True),
+                "nothing to sweep": partial(_dial, ours, dialled, sweep=False),
+            },
+        )
+        what = f"dialling, 1 worker, while {many} are swept : nothing to sweep"
+        report.compare(what, turns["a sweep beside"], turns["nothing to sweep"])
+
+
+def _dial(ours: Ours, calls: int, *, sweep: bool) -> Turn:
+    """Dial a run, and let a reconciler begin in the middle of it."""
+    if sweep:
+        _stick(ours)
+    run = ours.post(calls, first=1_000_000)
+    ours.lift_limits()
+    worker = ours.worker()
+    ours.ground.settle_down("ours")
+    ours.let_go()
+    reconciler = ours.start_reconciler()
+    ours.wait_for_count(60 + calls / 200, failed=calls, queued=0)
+    for process in (worker, reconciler):
+        process.kill()
+    ours.hold()
+    ours.ground.client(1).flushdb()
+    window = ours.one(_SWEPT) if sweep else ours.one(_DIALLED, run=run)
+    found = ours.one(_SETTLED, run=run, since=window.since, until=window.until)
+    ours.do("DELETE FROM run_counters WHERE run_id = :run", run=run)
+    return Turn(found.n, found.s, Cost())
 
 
 def _fill(ours: Ours, runs: int, calls: int, stuck: int) -> None:
