@@ -56,6 +56,8 @@ class Dialer:
         runs.end_queued(self._node, account_id)
         total, scan = 0, 0
         while total < TURN:
+            if not self._recorder.wait_for_room(WAIT_FOR_SENDER):
+                break
             reserved = self._senders.reserve(WAIT_FOR_SENDER)
             if not reserved:
                 break

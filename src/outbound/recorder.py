@@ -1,7 +1,6 @@
 """Writes the carrier's answers to our own requests: those of 50 ms, or 200, in one transaction.
 
-Nobody waits for the slowest: a sender hands its answer in and takes the next call, as long as there
-are no more answers in hand than one transaction will take.
+Nobody waits for the slowest: a sender hands its answer in and takes the next call.
 """
 
 from __future__ import annotations
@@ -87,22 +86,25 @@ class Recorder:
         self._thread.start()
 
     def put(self, answered: Answered) -> None:
-        """Hand in an answer. Returns when a bad one is written, else as soon as there is room.
+        """Hand in an answer. Returns when a bad one is written, else at once.
 
         While the sender waits it sends nothing: after the first error about us, or "slow down",
-        a process can have as many more requests out as it has senders, whatever their speed. And
-        what a crash leaves unknown is bounded, however slow the database is.
+        a process can have as many more requests out as it has senders, whatever their speed.
         """
         if answered.is_bad:
             answered.written = threading.Event()
         self._queue.put(answered)
         if answered.written:
             answered.written.wait(self._node.settings.record_margin)
-        elif self._queue.qsize() > BATCH:
-            with self._collected:
-                self._collected.wait_for(
-                    lambda: self._queue.qsize() <= BATCH, self._node.settings.record_margin
-                )
+
+    def wait_for_room(self, seconds: float) -> bool:
+        """Wait until no more answers are in hand than one transaction takes; false if too long.
+
+        Whoever claims asks first: what a crash leaves unknown is bounded by that, however slow
+        the database is.
+        """
+        with self._collected:
+            return self._collected.wait_for(lambda: self._queue.qsize() <= BATCH, seconds)
 
     def close(self, seconds: float) -> bool:
         """Write what was handed in, then stop; false if that took longer."""

@@ -301,25 +301,26 @@ def test_a_batch_with_one_answer_that_cannot_be_written_writes_the_others(node, 
     assert call_of(engine, bad.call_id)["state"] == "unknown"
 
 
-def test_a_sender_waits_while_more_answers_than_a_batch_are_not_written(
+def test_nothing_is_claimed_while_more_answers_than_a_batch_wait_to_be_written(
     node, engine, started, monkeypatch
 ):
     monkeypatch.setattr(recorder, "BATCH", 2)
     account = make_account(engine)
-    make_run(engine, account, [phone(n) for n in range(6)])
-    calls = claim(node, account)
-    put = started(FakeCarrier())._recorder.put
+    make_run(engine, account, [phone(n) for n in range(8)])
+    calls = claim(node, account, most=5)
+    carrier = FakeCarrier()
+    dialer = started(carrier)
     with ThreadPoolExecutor(1) as pool, engine.connect() as other:
         other.execute(text("SELECT FROM attempts FOR UPDATE"))
         for call in calls[:2]:
-            put(Answered(call, Answer(Verdict.ACCEPTED, f"CA{call.call_id}")))
+            dialer._recorder.put(Answered(call, Answer(Verdict.ACCEPTED, f"CA{call.call_id}")))
         wait_for_a_waiter(engine)
-        for call in calls[2:4]:
-            put(Answered(call, Answer(Verdict.ACCEPTED, f"CA{call.call_id}")))
-        one_too_many = Answered(calls[4], Answer(Verdict.ACCEPTED, "CA-more"))
-        waits = pool.submit(put, one_too_many)
+        for call in calls[2:]:
+            dialer._recorder.put(Answered(call, Answer(Verdict.ACCEPTED, f"CA{call.call_id}")))
+        dialled = pool.submit(dialer.dial, account)
         with pytest.raises(TimeoutError):
-            waits.result(0.3)
+            dialled.result(0.3)
+        assert not carrier.requests
         other.rollback()
-        waits.result(10)
-    wait_until(lambda: states(engine).count("placed") == 5)
+        assert dialled.result(10) == 3
+    wait_until(lambda: states(engine).count("placed") == 8)
