@@ -166,8 +166,15 @@ class Walk:
         columns = {"max_attempts": 2, "status": "running"}
         make_run(self.node.engine, self.side, [phone(1)], **columns)
         (call,) = claim(self.node, self.side)
-        waiting = make_run(self.node.engine, self.side, [phone(1)])
-        claim(self.node, self.side)
+        waiting = make_run(self.node.engine, self.side, [phone(1), phone(5)])
+        do(
+            self.node.engine,
+            "INSERT INTO suppressions (account_id, phone, actor) VALUES (:account, :phone, 'me')",
+            account=self.side,
+            phone=phone(5),
+        )
+        with self._step("claim of a held and a suppressed phone"):
+            assert not claim(self.node, self.side)
         recording.record(self.node, [accepted(call)])
         with self._step("retry"):
             recording.record(self.node, [said(call, Progress.BUSY)])

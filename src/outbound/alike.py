@@ -3,6 +3,9 @@
 A claim's hundred answers are mostly one answer a hundred times. PostgreSQL groups the rows as it
 reads them, the rules judge the first of a group, and what they say is written for all of it: a
 tenth of the work. An attempt of which a batch knows more than one thing is a group of its own.
+
+Whatever a rule reads or a move writes must be in the GROUP BY or a member's own: else one of them
+gets what was the first one's.
 """
 
 from __future__ import annotations
@@ -55,8 +58,9 @@ _READ = text(f"""
            r.status, r.max_attempts, r.retry_delay, r.retry_on, r.ring_timeout,
            r.ended_at IS NULL AS run_open, r.cancel_requested,
            (r.expires_at IS NULL OR r.expires_at > clock_timestamp()) AS unexpired
-      FROM alike JOIN runs r ON r.id = alike.run_id
-       AND r.id = ANY (ARRAY(SELECT run_id FROM alike))
+      FROM (SELECT DISTINCT run_id AS id FROM alike) of_them
+     CROSS JOIN LATERAL (SELECT * FROM runs WHERE id = of_them.id LIMIT 1) r
+      JOIN alike ON alike.run_id = of_them.id
      ORDER BY alike.call_ids[1], alike.number
 """)  # noqa: S608 - only our own column names
 _WRITE_ATTEMPTS = text("""

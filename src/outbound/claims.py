@@ -69,6 +69,7 @@ _LOCK_BREAKER = text("""
     UPDATE breakers SET next_trial_at = :trial
      WHERE account_id = :account AND carrier = :carrier
 """)
+# The account's lock orders the fences; this one keeps the run as it is.
 _LOCK_RUN = text("SELECT nextval('fence_seq') FROM runs WHERE id = :run FOR NO KEY UPDATE")
 # `held` is counted: EXISTS became a hash of all held phones, and so a walk through every one that
 # was held since the last vacuum.
@@ -107,8 +108,8 @@ _CLAIM = text("""
         UPDATE calls SET state = 'dialing', attempts = attempts + 1,
                last_number = last_number + 1, waiting_for = NULL
          WHERE id = ANY (ARRAY(SELECT call_id FROM intent)) RETURNING id)
-    SELECT i.id AS attempt_id, j.id AS call_id, i.number, j.phone, j.variables, j.suppressed,
-           j.recent_until
+    SELECT i.id AS attempt_id, j.id AS call_id, i.number, j.phone, j.suppressed, j.recent_until,
+           CASE WHEN i.id IS NOT NULL THEN j.variables END AS variables
       FROM judged j LEFT JOIN free f ON f.id = j.id LEFT JOIN intent i ON i.call_id = j.id
      WHERE f.id IS NOT NULL OR j.suppressed OR j.held OR j.recent_until IS NOT NULL
      ORDER BY f.place
@@ -121,7 +122,7 @@ _ASIDE = text("""
       FROM unnest(CAST(:ids AS bigint[]), CAST(:untils AS timestamptz[])) AS w (id, until)
      WHERE c.id = w.id AND c.id = ANY (CAST(:ids AS bigint[]))
 """)
-_SUPPRESSED = text(f"""
+_END_SUPPRESSED = text(f"""
     WITH picked AS (SELECT unnest(CAST(:ids AS bigint[])) AS id),
     {ending.END_PICKED},
     told AS (
@@ -192,7 +193,6 @@ class Claim:
         aside: calls moved aside, since their phone is not free, or ended, since it is suppressed.
         ended: the run that suppressed calls were ended of, which may be over by that.
         seen_at: the database's time of the pass, None if there is no such account.
-        held: why a claim was not possible though it was looked for, for the timer and the log.
     """
 
     calls: tuple[ClaimedCall, ...] = ()
@@ -289,33 +289,45 @@ def _in_transaction(connection: Connection, one: _Pass) -> Claim:
     if not times:
         return Claim(seen_at=limits["now"])
     if limits["next_trial_at"]:
-        trial = limits["now"] + policy.BREAKER_TRIAL_AFTER
-        connection.execute(
-            _LOCK_BREAKER, {"account": one.account_id, "carrier": one.carrier, "trial": trial}
-        )
+        _take_trial(connection, one, limits)
     fence = connection.execute(_LOCK_RUN, {"run": limits["run_id"]}).scalar_one()
     found = connection.execute(_CLAIM, _claim_values(one, limits, fence, len(times))).all()
     claimed = [row for row in found if row.attempt_id]
     # Send times that no call took are given back, else a run of held phones would starve.
     if len(claimed) < len(times):
         times, nexts = _room(limits, len(claimed))
-    connection.execute(
-        _MARK_SERVED,
-        {
-            "now": limits["now"],
-            "account": one.account_id,
-            "run": limits["run_id"],
-            "account_next": nexts[0],
-            "run_next": nexts[1],
-            "claimed": bool(claimed),
-        },
-    )
+    _mark_served(connection, one, limits, nexts, started=bool(claimed))
     lost = [row for row in found if not row.attempt_id]
     waits, suppressed = _set_aside(connection, one, limits, lost) if lost else (Counter(), {})
     _count(connection, limits["run_id"], len(claimed), suppressed, one.node.shard)
     calls = _calls(one, limits, claimed, fence, times, started)
     one.tell = partial(_tell, one, limits, fence, len(claimed), waits, suppressed)
     return Claim(calls, len(lost), limits["run_id"] if suppressed else None, limits["now"])
+
+
+def _take_trial(connection: Connection, one: _Pass, limits: RowMapping) -> None:
+    trial = limits["now"] + policy.BREAKER_TRIAL_AFTER
+    values = {"account": one.account_id, "carrier": one.carrier, "trial": trial}
+    connection.execute(_LOCK_BREAKER, values)
+
+
+def _mark_served(
+    connection: Connection,
+    one: _Pass,
+    limits: RowMapping,
+    nexts: list[datetime | None],
+    *,
+    started: bool,
+) -> None:
+    values = {
+        "now": limits["now"],
+        "account": one.account_id,
+        "run": limits["run_id"],
+        "account_next": nexts[0],
+        "run_next": nexts[1],
+        "claimed": started,
+    }
+    connection.execute(_MARK_SERVED, values)
 
 
 def _set_aside(
@@ -346,7 +358,7 @@ def _set_aside(
         "worker_id": one.node.worker_id,
         "why": SUPPRESSED,
     }
-    ended = connection.execute(_SUPPRESSED, values)
+    ended = connection.execute(_END_SUPPRESSED, values)
     return waits, {row.outcome: row.calls for row in ended}
 
 

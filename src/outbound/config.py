@@ -25,8 +25,8 @@ class Settings:
     """Everything that the environment decides. Times are in seconds.
 
     Attributes:
-        senders: calls that one worker process has on the wire at once, and so the most that
-            its death can leave unknown.
+        senders: calls that one worker process has on the wire at once. Its death leaves no more
+            unknown than these and the answers that it had not written yet.
         carrier_timeout: how long the carrier may take to answer a create.
         record_margin: how long writing that answer may take.
         lease: how long a claim is trusted; at least timeout + margin + 1 s.

@@ -26,6 +26,7 @@ TURN = 100
 """Calls that one message may claim before other accounts have their turn."""
 
 WAIT_FOR_SENDER = 2.0
+WAIT_FOR_ROOM = 0.5
 
 
 class Dialer:
@@ -56,11 +57,13 @@ class Dialer:
         runs.end_queued(self._node, account_id)
         total, scan = 0, 0
         while total < TURN:
-            if not self._recorder.wait_for_room(WAIT_FOR_SENDER):
-                break
             reserved = self._senders.reserve(WAIT_FOR_SENDER)
             if not reserved:
                 break
+            # With the senders in hand, so that nobody else fills the room meanwhile.
+            if not self._recorder.wait_for_room(WAIT_FOR_ROOM):
+                self._senders.give_back(reserved)
+                return total, False  # the leader rings
             claim = self._claim(account_id, reserved, scan)
             total += len(claim.calls)
             if claim.ended:

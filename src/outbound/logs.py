@@ -140,7 +140,7 @@ def together() -> Iterator[None]:
         piece = ""
         for line in lines:
             # A pipe takes so much in one piece; other processes may write to it, too.
-            if len(piece) + len(line) > PIPE_BUF:
+            if piece and len(piece) + len(line) > PIPE_BUF:
                 _write(piece)
                 piece = ""
             piece += line

@@ -80,7 +80,6 @@ class Recorder:
         self._carrier = carrier
         self._queue: queue.SimpleQueue[Answered | None] = queue.SimpleQueue()
         self._bad_in_a_row: Counter[UUID] = Counter()
-        self._closing = threading.Event()
         self._collected = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
@@ -98,17 +97,16 @@ class Recorder:
             answered.written.wait(self._node.settings.record_margin)
 
     def wait_for_room(self, seconds: float) -> bool:
-        """Wait until no more answers are in hand than one transaction takes; false if too long.
+        """Wait until no more answers wait than one transaction takes; false if that is too long.
 
-        Whoever claims asks first: what a crash leaves unknown is bounded by that, however slow
-        the database is.
+        Whoever claims asks first, so that a crash leaves unknown what the senders were sending and
+        at most two batches, one that waits and one that is written, however slow the database is.
         """
         with self._collected:
             return self._collected.wait_for(lambda: self._queue.qsize() <= BATCH, seconds)
 
     def close(self, seconds: float) -> bool:
         """Write what was handed in, then stop; false if that took longer."""
-        self._closing.set()
         self._queue.put(None)
         self._thread.join(seconds)
         return not self._thread.is_alive()
@@ -174,10 +172,10 @@ class Recorder:
 
         settled, tells = db.transaction(self._node.engine, body)
         self._bad_in_a_row = bad
+        for tell in tells:
+            tell()
+        recording.follow_up(self._node, settled)
         with logs.together():
-            for tell in tells:
-                tell()
-            recording.follow_up(self._node, settled)
             for item in batch:
                 _tell(item)
 

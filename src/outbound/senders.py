@@ -1,7 +1,8 @@
 """The threads on which calls go to the carrier: as many at once as OUTBOUND_SENDERS.
 
 A sender is reserved before the claim's BEGIN, so that what is committed goes on the wire at
-once and a killed worker leaves at most that many calls unknown.
+once, and a killed worker leaves no more calls unknown than these and the answers that it had not
+written yet (recorder.py).
 """
 
 from __future__ import annotations

@@ -3,6 +3,9 @@
 Ours: signed `completed` callbacks for placed calls, sent to the real web process; a turn is over
 when the last one is answered, which is after its COMMIT. The reference updates one row of as many
 and inserts one, in a transaction, on as many connections.
+
+`refused`: the same requests with a wrong signature. They cost what HTTP, routing and the signature
+do, and reach neither rule nor database: no callback can be cheaper on this stack.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import subprocess
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlencode
+from uuid import uuid4
 
 from twilio.request_validator import RequestValidator
 
@@ -50,6 +54,7 @@ def run(ground: Ground, report: Report, *, rounds: int, callbacks: int, connecti
             rounds,
             {
                 "ours": partial(settle, ours, callbacks, connections, took),
+                "refused": partial(_refuse, ours, callbacks, connections),
                 "pgbench": partial(
                     ours.while_stopped, partial(_pgbench, ground, callbacks, connections)
                 ),
@@ -58,6 +63,8 @@ def run(ground: Ground, report: Report, *, rounds: int, callbacks: int, connecti
         spread = [settle(ours, callbacks, connections, [], RUNS) for _ in range(min(3, rounds))]
     what = f"completed -> settled, {connections} connections : pgbench"
     report.compare(what, turns["ours"], turns["pgbench"])
+    what = "refused by its signature : pgbench"
+    report.compare(what, turns["refused"], turns["pgbench"])
     report.one_side(f"the same over {RUNS} runs", "/s", spread)
     for share in (0.5, 0.99):
         report.tell(f"a callback's answer, p{share * 100:.0f}", "ms", percentile(took, share) * 1e3)
@@ -78,6 +85,16 @@ def settle(ours: Ours, callbacks: int, connections: int, took: list[float], runs
     assert ours.counted()["answered"] == len(attempts)
     took += replies.seconds
     return Turn(len(attempts), meter.seconds, meter.cost)
+
+
+def _refuse(ours: Ours, callbacks: int, connections: int) -> Turn:
+    request = callback(ours, str(uuid4()), "CA" + "0" * 32).replace(
+        b"CallDuration=2", b"CallDuration=3"
+    )
+    with ours.ground.metered(*ours.pids) as meter:
+        replies = wire.send_all(ours.base, [request] * callbacks, connections, 403)
+    assert not replies.unwanted, f"{replies.unwanted} forgeries were not refused"
+    return Turn(callbacks, meter.seconds, meter.cost)
 
 
 def callback(ours: Ours, attempt: str, sid: str) -> bytes:

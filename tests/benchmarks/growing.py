@@ -27,7 +27,7 @@ from processes import wait_until
 
 FULL = {
     "rounds": 5, "attempts": 1_000_000, "calls": 5000, "held_rounds": 3, "held_calls": 20_000,
-    "windows": 10, "senders": 64,
+    "windows": 10, "senders": 256,
 }  # fmt: skip
 QUICK = {
     "rounds": 1, "attempts": 10_000, "calls": 400, "held_rounds": 1, "held_calls": 1000,

@@ -8,14 +8,16 @@ from factories import (
     claim,
     counted_from_rows,
     counters_of,
+    do,
     make_account,
     make_run,
     phone,
     rows,
+    run_of,
 )
 from outbound import recording, states
 from outbound.carriers.base import Progress
-from outbound.states import Evidence, Kind
+from outbound.states import Evidence, Kind, Outcome
 
 CALLS = 9
 RETRIES = {"max_attempts": 3, "retry_on": ["busy"], "retry_delay": 0}
@@ -75,6 +77,7 @@ def test_each_attempt_of_a_claim_gets_the_answer_that_was_its_own(node, engine, 
     assert [state_of(engine, call) for call in calls] == [becomes[say] for say in says]
     assert settled.moved == {call.attempt_id for call in calls}
     assert (settled.ended, settled.unknown) == (2, 2)
+    assert settled.outcomes == {(Outcome.FAILED, "answer"): 2}
     for call in (calls[0], calls[4], calls[8]):
         assert attempt_of(engine, call.attempt_id)["carrier_call_id"] == f"CA{call.call_id}"
     assert counters_of(engine, run) == counted_from_rows(engine, run)
@@ -137,3 +140,50 @@ def test_each_of_them_has_its_own_events(node, engine, calls):
     assert {(row["call_id"], row["attempt_id"]) for row in told} == {
         (call.call_id, call.attempt_id) for call in calls
     }
+
+
+def test_late_words_about_released_attempts_are_a_stray_each(node, engine, calls):
+    recording.record(node, [unsent(call) for call in calls])
+    settled = recording.record(node, [accepted(call) for call in calls])
+    assert settled.strays == CALLS
+    strays = rows(engine, "SELECT attempt_id, carrier_call_id FROM stray_carrier_calls")
+    assert {(row["attempt_id"], row["carrier_call_id"]) for row in strays} == {
+        (call.attempt_id, f"CA{call.call_id}") for call in calls
+    }
+
+
+def test_a_carrier_id_that_another_attempt_has_is_refused_to_one_of_them(node, engine, calls):
+    recording.record(node, [accepted(calls[0], "CA-first")])
+    settled = recording.record(
+        node, [accepted(calls[1], "CA-first"), *(accepted(call) for call in calls[2:])]
+    )
+    assert settled.taken == 1
+    assert settled.moved == {call.attempt_id for call in calls[2:]}
+    assert state_of(engine, calls[1]) == ("dialing", "sending")
+
+
+def test_each_phone_that_falls_free_wakes_who_waits_for_it(node, engine, account, calls):
+    other = make_run(engine, account, [phone(n) for n in range(CALLS)])
+    assert not claim(node, account)
+    waiting = "SELECT waiting_for FROM calls WHERE run_id = :run"
+    assert [row["waiting_for"] for row in rows(engine, waiting, run=other)] == ["phone"] * CALLS
+    recording.record(node, [refused(call) for call in calls[1:]])
+    left = [row["waiting_for"] for row in rows(engine, waiting, run=other)]
+    assert sorted(left, key=str) == [*[None] * (CALLS - 1), "phone"]
+
+
+def test_those_of_an_expired_run_are_ended_not_queued_again(node, engine, run, calls):
+    do(engine, "UPDATE runs SET expires_at = clock_timestamp() - interval '1 s'")
+    recording.record(node, [unsent(call) for call in calls])
+    assert {state_of(engine, call) for call in calls} == {("cancelled", "released")}
+    assert run_of(engine, run)["status"] == "expired"
+    assert counters_of(engine, run) == counted_from_rows(engine, run)
+
+
+def test_what_became_of_them_is_counted_for_all(node, calls):
+    recording.record(node, [accepted(call) for call in calls])
+    settled = recording.record(node, [refused(calls[0])])
+    assert not settled.moved  # somebody heard of it before
+    settled = recording.record(node, [ended(call, Progress.NO_ANSWER) for call in calls])
+    assert settled.outcomes == {(Outcome.NO_ANSWER, "callback"): CALLS}
+    assert len(settled.first_callbacks) == settled.ended == CALLS

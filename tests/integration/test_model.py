@@ -162,7 +162,7 @@ class Worker:
 
     def grow_older(self, seconds):
         def older(call):
-            return replace(call, lease_ends=call.lease_ends - seconds, send_at=0.0)
+            return call._replace(lease_ends=call.lease_ends - seconds, send_at=0.0)
 
         self.claimed = [older(call) for call in self.claimed]
         self.frozen = [replace(one, call=older(one.call)) for one in self.frozen]

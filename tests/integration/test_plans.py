@@ -83,13 +83,19 @@ class TestAmongManyCalls:
     @pytest.mark.parametrize(
         ("of_one", "of_a_hundred", "most"),
         [
-            ("claim of 1", "claim of 100", 7),
+            ("claim of 1", "claim of 100", 6),
             ("answer", "100 answers", 6),
             ("callback answered", "100 ends", 12),
         ],
     )
     def test_a_batch_takes_as_many_statements_as_one_call(self, walks, of_one, of_a_hundred, most):
         assert len(walks[MANY][of_one]) == len(walks[MANY][of_a_hundred]) <= most
+
+    def test_a_claim_that_moves_calls_aside_takes_two_statements_more(self, walks):
+        plans = walks[MANY]["claim of a held and a suppressed phone"]
+        names = [plan.name for plan in plans]
+        assert len(names) == 8
+        assert {"claims._ASIDE", "claims._END_SUPPRESSED"} <= {*names}
 
     def test_the_page_has_each_hot_statement_its_indexes_and_its_cost(self, walks):
         lines = {
