@@ -27,7 +27,7 @@ log = logs.get(__name__)
 BIG = 512 * 1024
 """Bytes, some 5,000 leads: below it a thread is done sooner than a process has started."""
 AT_ONCE, WAITING = 2, 2
-"""Big bodies that one web process takes in, and that wait for it: half of its eight threads."""
+"""Big bodies that one web process takes in, and that wait for it: a quarter of its threads."""
 WAIT_SECONDS, CHECK_SECONDS = 20, 60
 
 _places = threading.BoundedSemaphore(AT_ONCE)

@@ -51,7 +51,7 @@ class Settings:
     worker_threads: int = 4
     shutdown_seconds: float = 20.0
     web_workers: int = 2
-    web_threads: int = 8
+    web_threads: int = 16
     db_pool: int = 16
     private_answer_urls: bool = False
     metrics_port: int | None = None
@@ -163,7 +163,7 @@ VARIABLES: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "worker_threads": ("OUTBOUND_WORKER_THREADS", _whole(1, 64), "4"),
     "shutdown_seconds": ("OUTBOUND_SHUTDOWN_SECONDS", _seconds(0, 600), "20"),
     "web_workers": ("OUTBOUND_WEB_WORKERS", _whole(1, 64), "2"),
-    "web_threads": ("OUTBOUND_WEB_THREADS", _whole(1, 128), "8"),
+    "web_threads": ("OUTBOUND_WEB_THREADS", _whole(1, 128), "16"),
     "db_pool": ("OUTBOUND_DB_POOL", _whole(2, 500), "16"),
     "metrics_port": ("OUTBOUND_METRICS_PORT", _whole(1, 65535), "9464"),
     "private_answer_urls": ("OUTBOUND_PRIVATE_ANSWER_URLS", _flag, "false"),
