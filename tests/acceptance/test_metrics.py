@@ -187,7 +187,7 @@ class Everything:
             return connection.execute(
                 text(
                     "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND"
-                    " query LIKE 'SELECT id FROM runs%' AND"
+                    " query LIKE '%FROM runs WHERE id = %' AND"
                     " query_start < clock_timestamp() - interval '1.5 s'"
                 )
             ).scalar()
