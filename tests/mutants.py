@@ -237,7 +237,7 @@ MUTANTS = (
     Mutant(
         "a call that was dialled before is judged apart",
         "alike.py",
-        "count(*) OVER (PARTITION BY a.call_id) > 1 THEN",
+        "count(*) OVER (PARTITION BY call_id) > 1 THEN",
         "false THEN",
         "test_alike.py::test_those_that_were_dialled_before",
     ),

@@ -28,7 +28,7 @@ from plans import Plan, explained, settle_down
 
 PAST_RUNS = 2000
 BATCH = 100
-HOT = ("claim of 100", "100 ends", "due look", "GET run", "GET calls", "probe",
+HOT = ("claim of 100", "100 answers", "100 ends", "due look", "GET run", "GET calls", "probe",
        *(f"sweep {sweep.name}" for sweep in SWEEPS))  # fmt: skip
 """Steps whose every statement docs/performance.md names."""
 

@@ -198,8 +198,7 @@ class _Batch:
             self.connection.execute(LOCK_RUNS, {"ids": sorted(runs)})
         calls = list(self.connection.execute(_LOCK, {"ids": db.array(ids)}).scalars())
         if calls:
-            apart = sorted(_to_be_told_apart(evidence))
-            self.now, self.rows = alike.read(self.connection, ids, calls, apart)
+            self.now, self.rows = alike.read(self.connection, ids, calls, _apart(evidence))
 
     def _read_owners(self, evidence: list[Evidence]) -> dict[tuple[str, str], UUID]:
         # Most words are about an id that its attempt has already, and so nobody else.
@@ -415,17 +414,22 @@ def write_events(connection: Connection, events: list[dict[str, Any]]) -> None:
         connection.execute(_EVENTS, {"rows": alike.to_json(events)})
 
 
-def _to_be_told_apart(evidence: list[Evidence]) -> set[UUID]:
-    """Find the attempts of which more is said than one thing, or something doubtful."""
+def _apart(evidence: list[Evidence]) -> list[UUID] | None:
+    """Find the attempts of which more is said than one thing, or something doubtful.
+
+    None stands for all of them: a callback is about a call of the carrier's own, and no other.
+    """
+    if all(item.source == "callback" for item in evidence):
+        return None
     times = Counter(item.attempt_id for item in evidence)
     sids = Counter(item.carrier_call_id for item in evidence)
-    return {
+    return [
         item.attempt_id
         for item in evidence
         if times[item.attempt_id] > 1
         or (item.carrier_call_id and sids[item.carrier_call_id] > 1)
         or item.matched_by_number
-    }
+    ]
 
 
 def _deltas(moved: Iterable[Calls]) -> dict[UUID, Counter[str]]:

@@ -17,7 +17,7 @@ from benchmarks.results import Report, percentile
 from outbound import calls, progress
 from plans import explain
 
-FULL = {"calls": 6000, "rows": "1000,100000,1000000"}
+FULL = {"calls": 20_000, "rows": "1000,100000,1000000"}
 QUICK = {"calls": 300, "rows": "1000,10000"}
 _CALLS = """
     INSERT INTO calls (run_id, account_id, lead_id, phone, state, outcome, attempts, last_number)
