@@ -63,13 +63,13 @@ _READ = text(f"""
               FROM ({_ROWS}) one) found
      GROUP BY {_ALIKE}, apart
      ORDER BY min(call_id), number
-""")  # noqa: S608 - the same
+""")  # noqa: S608 - only our own column names
 _READ_EACH = text(f"""
     SELECT ARRAY[id] AS ids, ARRAY[call_id] AS call_ids, ARRAY[phone] AS phones,
            {_ALIKE}, clock_timestamp() AS now
       FROM ({_ROWS}) found
      ORDER BY call_id, number
-""")  # noqa: S608 - the same
+""")  # noqa: S608 - only our own column names
 _WRITE_ATTEMPTS = text("""
     UPDATE attempts a
        SET state = w.state, outcome = w.outcome, carrier_call_id = w.carrier_call_id,
