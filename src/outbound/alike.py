@@ -10,7 +10,6 @@ gets what was the first one's.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, TextClause, text
 
-from outbound import db
+from outbound import as_json, db
 from outbound.states import (
     Attempt,
     AttemptState,
@@ -267,12 +266,7 @@ def write(connection: Connection, attempts: list[Attempts], calls: list[Calls]) 
 def _write(connection: Connection, statement: TextClause, rows: list[dict[str, Any]]) -> None:
     if rows:
         ids = db.array(one for row in rows for one in row["ids"])
-        connection.execute(statement, {"rows": to_json(rows), "ids": ids})
-
-
-def to_json(rows: list[dict[str, Any]]) -> str:
-    """Write rows down for a statement that reads them with jsonb_to_recordset."""
-    return json.dumps(rows, default=str)
+        connection.execute(statement, {"rows": as_json.dumps(rows), "ids": ids})
 
 
 def freed_phones(attempts: list[Attempts]) -> list[dict[str, Any]]:

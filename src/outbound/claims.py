@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Engine, Row, RowMapping, text
 from sqlalchemy.exc import DBAPIError
 
 from outbound import clock, counters, db, ending, logs, metrics, pace, policy
-from outbound.ids import uuid7
+from outbound.ids import uuid7s
 from outbound.node import Node
 
 log = logs.get(__name__)
@@ -103,13 +103,14 @@ _CLAIM = text("""
                CAST(:now AS timestamptz) + make_interval(secs => :occupies)
           FROM free
         ON CONFLICT (account_id, phone) WHERE phone_held DO NOTHING
-        RETURNING id, call_id, number),
+        RETURNING call_id, number),
     dialing AS (
         UPDATE calls SET state = 'dialing', attempts = attempts + 1,
                last_number = last_number + 1, waiting_for = NULL
          WHERE id = ANY (ARRAY(SELECT call_id FROM intent)) RETURNING id)
-    SELECT i.id AS attempt_id, j.id AS call_id, i.number, j.phone, j.suppressed, j.recent_until,
-           CASE WHEN i.id IS NOT NULL THEN j.variables END AS variables
+    SELECT CASE WHEN i.call_id IS NOT NULL THEN f.place END AS place, j.id AS call_id, i.number,
+           j.phone, CASE WHEN i.call_id IS NOT NULL THEN j.variables END AS variables,
+           j.suppressed, j.recent_until
       FROM judged j LEFT JOIN free f ON f.id = j.id LEFT JOIN intent i ON i.call_id = j.id
      WHERE f.id IS NOT NULL OR j.suppressed OR j.held OR j.recent_until IS NOT NULL
      ORDER BY f.place
@@ -166,18 +167,18 @@ class ClaimedCall(NamedTuple):
 
     attempt_id: UUID
     call_id: int
-    run_id: UUID
-    account_id: UUID
     number: int
     phone: str
+    variables: dict[str, Any]
+    send_at: float
+    run_id: UUID
+    account_id: UUID
     caller_id: str
     twiml: str | None
     answer_url: str | None
-    variables: dict[str, Any]
     ring_timeout: int
     max_call_duration: int
     fence: int
-    send_at: float
     lease_ends: float
     is_trial: bool
     is_slowed: bool
@@ -291,16 +292,18 @@ def _in_transaction(connection: Connection, one: _Pass) -> Claim:
     if limits["next_trial_at"]:
         _take_trial(connection, one, limits)
     fence = connection.execute(_LOCK_RUN, {"run": limits["run_id"]}).scalar_one()
-    found = connection.execute(_CLAIM, _claim_values(one, limits, fence, len(times))).all()
-    claimed = [row for row in found if row.attempt_id]
+    ids = uuid7s(len(times))
+    found = connection.execute(_CLAIM, _claim_values(one, limits, fence, ids)).all()
+    claimed = [row for row in found if row.place]
     # Send times that no call took are given back, else a run of held phones would starve.
     if len(claimed) < len(times):
         times, nexts = _room(limits, len(claimed))
     _mark_served(connection, one, limits, nexts, started=bool(claimed))
-    lost = [row for row in found if not row.attempt_id]
+    lost = [row for row in found if not row.place]
     waits, suppressed = _set_aside(connection, one, limits, lost) if lost else (Counter(), {})
     _count(connection, limits["run_id"], len(claimed), suppressed, one.node.shard)
-    calls = _calls(one, limits, claimed, fence, times, started)
+    terms = _terms(one, limits, fence, started)
+    calls = _calls(limits["now"], claimed, ids, times, terms)
     one.tell = partial(_tell, one, limits, fence, len(claimed), waits, suppressed)
     return Claim(calls, len(lost), limits["run_id"] if suppressed else None, limits["now"])
 
@@ -387,15 +390,15 @@ def _nexts(limits: RowMapping) -> list[datetime | None]:
     return [limits["account_next"], limits["run_next"]]
 
 
-def _claim_values(one: _Pass, limits: RowMapping, fence: int, n: int) -> dict[str, Any]:
+def _claim_values(one: _Pass, limits: RowMapping, fence: int, ids: list[UUID]) -> dict[str, Any]:
     return {
         "account": one.account_id,
         "run": limits["run_id"],
         "now": limits["now"],
-        "scan": max(one.scan, n),
-        "n": n,
+        "scan": max(one.scan, len(ids)),
+        "n": len(ids),
         "gap": limits["min_seconds_between_calls"],
-        "ids": db.array(uuid7() for _ in range(n)),
+        "ids": db.array(ids),
         "caller_id": limits["caller_id"],
         "carrier": one.carrier,
         "fence": fence,
@@ -413,18 +416,9 @@ def _count(
     counters.add(connection, {run_id: delta}, shard)
 
 
-def _calls(
-    one: _Pass,
-    limits: RowMapping,
-    claimed: list[Row[Any]],
-    fence: int,
-    times: list[datetime],
-    started: float,
-) -> tuple[ClaimedCall, ...]:
-    now, lease_ends = limits["now"], started + one.node.settings.lease
-    # The database's time of the claim came after `started`, so this is not too early.
-    here = clock.boot_seconds()
-    terms = {
+def _terms(one: _Pass, limits: RowMapping, fence: int, started: float) -> dict[str, Any]:
+    """Say what all calls of a claim have in common."""
+    return {
         "run_id": limits["run_id"],
         "account_id": one.account_id,
         "caller_id": limits["caller_id"],
@@ -433,23 +427,29 @@ def _calls(
         "ring_timeout": limits["ring_timeout"],
         "max_call_duration": limits["max_call_duration"],
         "fence": fence,
-        "lease_ends": lease_ends,
+        "lease_ends": started + one.node.settings.lease,
         "is_trial": limits["next_trial_at"] is not None,
         "is_slowed": limits["backoff_seconds"] > 0,
         "request_id": limits["request_id"],
     }
-    return tuple(
-        ClaimedCall(
-            attempt_id=row.attempt_id,
-            call_id=row.call_id,
-            number=row.number,
-            phone=row.phone,
-            variables=row.variables or {},
-            send_at=here + (at - now).total_seconds(),
-            **terms,
-        )
-        for row, at in zip(claimed, times, strict=True)
-    )
+
+
+def _calls(
+    now: datetime,
+    claimed: Sequence[Sequence[Any]],
+    ids: list[UUID],
+    times: list[datetime],
+    terms: dict[str, Any],
+) -> tuple[ClaimedCall, ...]:
+    # The database's time of the claim came after `started`, so this is not too early.
+    here = clock.boot_seconds()
+    common = [terms[name] for name in ClaimedCall._fields[-len(terms) :]]
+    calls = []
+    for (place, call_id, number, phone, variables, *_), at in zip(claimed, times, strict=True):
+        send_at = here + (at - now).total_seconds()
+        own = (ids[place - 1], call_id, number, phone, variables or {}, send_at)
+        calls.append(ClaimedCall(*own, *common))
+    return tuple(calls)
 
 
 def _tell(

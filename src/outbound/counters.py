@@ -5,13 +5,13 @@ A reader sums the shards in the statement that reads the run; two statements wou
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from uuid import UUID
 
 from sqlalchemy import Connection, text
 
+from outbound import as_json
 from outbound.models import COUNTERS
 
 SHARDS = 16
@@ -38,9 +38,9 @@ def shard_of_process() -> int:
 def add(connection: Connection, deltas: dict[UUID, Counter[str]], shard: int) -> None:
     """Add to the runs' counters: one statement, the last one of a transaction, sorted by run."""
     rows = [
-        {"run_id": str(run), **{name: n for name, n in delta.items() if n}}
+        {"run_id": run, **{name: n for name, n in delta.items() if n}}
         for run, delta in deltas.items()
         if any(delta.values())
     ]
     if rows:
-        connection.execute(_ADD, {"rows": json.dumps(rows), "shard": shard})
+        connection.execute(_ADD, {"rows": as_json.dumps(rows), "shard": shard})

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 
-from outbound import __version__
+from outbound import __version__, as_json
 from outbound.config import Settings
 from outbound.errors import ConfigError
 
@@ -156,7 +156,7 @@ def is_away(error: BaseException) -> bool:
 
 def array(ids: Iterable[UUID | int]) -> str:
     """Write ids as PostgreSQL writes an array, to be CAST: the driver would quote each of them."""
-    return f"{{{','.join(map(str, ids))}}}"
+    return f"{{{as_json.dumps([*ids])[1:-1]}}}"  # a list is written as an array is, but for [ and ]
 
 
 def set_timeouts(connection: Connection, *, statement_ms: int, lock_ms: int | None = None) -> None:

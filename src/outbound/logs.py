@@ -6,20 +6,19 @@ are masked to their last two digits, and secrets never pass.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import sys
-from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import MutableMapping
 from functools import lru_cache
 from select import PIPE_BUF
 from typing import Any, TextIO
+from uuid import UUID
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
+from outbound import as_json
 from outbound.config import Settings
 
 # With a plus it is a phone, whatever stands around it.
@@ -44,7 +43,6 @@ PLAIN = frozenset(
 )
 
 _process: dict[str, Any] = {}
-_encode = json.JSONEncoder(default=str).encode
 
 
 def get(name: str) -> FilteringBoundLogger:
@@ -71,12 +69,8 @@ def set_up(settings: Settings, consumer_source: str, stream: TextIO | None = Non
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    ours: list[Processor] = [
-        _who,
-        _traceback,
-        _redact,
-        _render if settings.log_format == "json" else _console(),
-    ]
+    render = _render if settings.log_format == "json" else _console()
+    ours: list[Processor] = [_who, _traceback, _lines(render)]
     # Past the standard library, in which a line costs twice as much.
     structlog.configure(
         processors=[_filter, *shared, *ours],
@@ -106,17 +100,17 @@ class _Lines:
     def __init__(self, *_: object) -> None:
         pass
 
-    def msg(self, line: str) -> None:
-        held = _held.get()
-        if held is None:
-            _write(f"{line}\n")
-        else:
-            held.append(f"{line}\n")
+    def msg(self, lines: str) -> None:
+        piece = ""
+        for line in lines.splitlines(keepends=True):
+            # A pipe takes so much in one piece; other processes may write to it, too.
+            if piece and len(piece) + len(line) >= PIPE_BUF:
+                _write(piece)
+                piece = ""
+            piece += line
+        _write(f"{piece}\n")
 
     debug = info = warning = error = critical = msg
-
-
-_held: ContextVar[list[str] | None] = ContextVar("held", default=None)
 
 
 def _write(lines: str) -> None:
@@ -126,26 +120,6 @@ def _write(lines: str) -> None:
         stream.flush()
     except (OSError, ValueError):  # nobody reads any more, or it is closed
         pass
-
-
-@contextmanager
-def together() -> Iterator[None]:
-    """Keep our own lines of the block until it ends: a write each gives the interpreter away."""
-    lines: list[str] = []
-    token = _held.set(lines)
-    try:
-        yield
-    finally:
-        _held.reset(token)
-        piece = ""
-        for line in lines:
-            # A pipe takes so much in one piece; other processes may write to it, too.
-            if piece and len(piece) + len(line) > PIPE_BUF:
-                _write(piece)
-                piece = ""
-            piece += line
-        if piece:
-            _write(piece)
 
 
 _LEVELS = {name.lower(): level for name, level in logging.getLevelNamesMapping().items()}
@@ -210,7 +184,21 @@ def _shorten(error: dict[str, Any]) -> None:
             _shorten(inner)
 
 
-def _redact(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+def _lines(render: Processor) -> Processor:
+    """Make a line of an event, or of each mapping in its `each`, with what they have in common.
+
+    A batch says what is the same of all its calls once, and so costs little more than one of them.
+    """
+
+    def lines(logger: WrappedLogger, name: str, event: EventDict) -> str:
+        each = event.pop("each", ({},))
+        common = _redact(event)
+        return "\n".join(str(render(logger, name, {**common, **_redact(one)})) for one in each)
+
+    return lines
+
+
+def _redact(event: EventDict) -> EventDict:
     for key, value in event.items():
         if key not in PLAIN:
             event[key] = "***" if _names_secret(key) else _clean(value)
@@ -224,6 +212,8 @@ def _names_secret(key: str) -> bool:
 
 
 def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return mask(value)
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, MutableMapping):
@@ -264,8 +254,14 @@ def hide(value: str, *, bare: bool = False) -> str:
 
 
 def _render(_: WrappedLogger, __: str, event: EventDict) -> str:
-    return _encode(event)
+    return as_json.ascii_dumps(event)
 
 
 def _console() -> Processor:
-    return structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
+    render = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
+
+    def lines(logger: WrappedLogger, name: str, event: EventDict) -> str:
+        ids = {key: str(value) for key, value in event.items() if isinstance(value, UUID)}
+        return str(render(logger, name, {**event, **ids}))
+
+    return lines

@@ -58,16 +58,17 @@ def send_times(
     Returns:
         The send times within LOOK_AHEAD, and each pace's next free time after them.
     """
-    nexts: list[datetime | None] = [start for start, _ in paces]
+    nexts = [start or now for start, _ in paces]
     steps = [timedelta(seconds=1 / rate) for _, rate in paces]
+    earliest, latest = now - PACE_SLACK, now + LOOK_AHEAD
     times: list[datetime] = []
     while len(times) < most:
-        at = max([now - PACE_SLACK, *(start or now for start in nexts)])
-        if at > now + LOOK_AHEAD:
+        at = max(earliest, *nexts)
+        if at > latest:
             break
         times.append(max(at, now))
         nexts = [at + step for step in steps]
-    return times, nexts
+    return times, [*nexts] if times else [start for start, _ in paces]
 
 
 def next_lookup(unknown_at: datetime, now: datetime) -> datetime | None:

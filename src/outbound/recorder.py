@@ -175,9 +175,7 @@ class Recorder:
         for tell in tells:
             tell()
         recording.follow_up(self._node, settled)
-        with logs.together():
-            for item in batch:
-                _tell(item)
+        _tell(batch)
 
     def _bad_after(self, batch: list[Answered]) -> Counter[UUID]:
         bad = Counter(self._bad_in_a_row)
@@ -293,18 +291,27 @@ _KINDS = {
 }
 
 
-def _tell(item: Answered) -> None:
-    call, answer = item.call, item.answer
-    names = {
-        "account_id": str(call.account_id),
-        "run_id": str(call.run_id),
-        "call_id": str(call.call_id),
-        "attempt_id": str(call.attempt_id),
-        "request_id": call.request_id,
-    }
-    if answer is None:
-        log.warning("attempt_released", **names, reason=item.reason)
-    elif answer.verdict is Verdict.ACCEPTED:
-        log.info("call_placed", **names, carrier_call_id=answer.carrier_call_id)
-    else:
-        log.warning("call_not_placed", **names, verdict=str(answer.verdict), error=answer.error)
+def _tell(batch: list[Answered]) -> None:
+    placed, released, not_placed = [], [], []
+    for item in batch:
+        call, answer = item.call, item.answer
+        names = {
+            "account_id": call.account_id,
+            "run_id": call.run_id,
+            "call_id": str(call.call_id),
+            "attempt_id": call.attempt_id,
+            "request_id": call.request_id,
+        }
+        if answer is None:
+            released.append({**names, "reason": item.reason})
+        elif answer.verdict is Verdict.ACCEPTED:
+            placed.append({**names, "carrier_call_id": answer.carrier_call_id})
+        else:
+            said = {"verdict": str(answer.verdict), "error": answer.error}
+            not_placed.append({**names, **said})
+    if placed:
+        log.info("call_placed", each=placed)
+    if released:
+        log.warning("attempt_released", each=released)
+    if not_placed:
+        log.warning("call_not_placed", each=not_placed)

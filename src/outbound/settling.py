@@ -25,7 +25,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from outbound import alike, counters, db, logs
+from outbound import alike, as_json, counters, db, logs
 from outbound.alike import Attempts, Calls
 from outbound.carriers.base import Progress
 from outbound.states import (
@@ -193,7 +193,7 @@ class _Batch:
         self.owners = self._read_owners(evidence)
 
     def _lock_and_read(self, evidence: list[Evidence]) -> None:
-        ids = sorted({item.attempt_id for item in evidence})
+        ids = [*dict.fromkeys(item.attempt_id for item in evidence)]
         if runs := _runs_that_may_requeue(self.connection, evidence, ids):
             self.connection.execute(LOCK_RUNS, {"ids": sorted(runs)})
         calls = list(self.connection.execute(_LOCK, {"ids": db.array(ids)}).scalars())
@@ -389,7 +389,7 @@ class _Batch:
             self.connection.execute(NOTE_EXPIRY, {"ids": sorted(self.expired)})
         alike.write(self.connection, attempts, [*calls.values()])
         if phones := alike.freed_phones(attempts):
-            self.connection.execute(_WAKE_PHONES, {"rows": alike.to_json(phones)})
+            self.connection.execute(_WAKE_PHONES, {"rows": as_json.dumps(phones)})
         write_events(self.connection, self.events)
         counters.add(self.connection, _deltas(calls.values()), shard)
 
@@ -411,7 +411,7 @@ class _Batch:
 def write_events(connection: Connection, events: list[dict[str, Any]]) -> None:
     """Store events; each a mapping of the events table's columns."""
     if events:
-        connection.execute(_EVENTS, {"rows": alike.to_json(events)})
+        connection.execute(_EVENTS, {"rows": as_json.dumps(events)})
 
 
 def _apart(evidence: list[Evidence]) -> list[UUID] | None:
@@ -421,15 +421,19 @@ def _apart(evidence: list[Evidence]) -> list[UUID] | None:
     """
     if all(item.source == "callback" for item in evidence):
         return None
-    times = Counter(item.attempt_id for item in evidence)
-    sids = Counter(item.carrier_call_id for item in evidence)
+    again = _repeated(item.attempt_id for item in evidence)
+    shared = _repeated(item.carrier_call_id for item in evidence if item.carrier_call_id)
     return [
         item.attempt_id
         for item in evidence
-        if times[item.attempt_id] > 1
-        or (item.carrier_call_id and sids[item.carrier_call_id] > 1)
-        or item.matched_by_number
+        if item.matched_by_number
+        or (again and item.attempt_id in again)
+        or (shared and item.carrier_call_id in shared)
     ]
+
+
+def _repeated(values: Iterable[Hashable]) -> set[Hashable]:
+    return {value for value, times in Counter(values).items() if times > 1}
 
 
 def _deltas(moved: Iterable[Calls]) -> dict[UUID, Counter[str]]:

@@ -191,6 +191,10 @@ class Protocol(RuleBasedStateMachine):
         cls.made += 1
         return UUID(int=0x7 << 76 | 0x2 << 62 | cls.made)
 
+    @classmethod
+    def next_ids(cls, count):
+        return [cls.next_id() for _ in range(count)]
+
     def __init__(self):
         super().__init__()
         empty(self.reader)
@@ -566,7 +570,7 @@ def model(settings, monkeypatch):
         monkeypatch.setattr(Protocol, "node", Process(settings, engine, MuteBell(), "api"))
         monkeypatch.setattr(Protocol, "reader", reader)
         monkeypatch.setattr(factories, "uuid7", Protocol.next_id)
-        monkeypatch.setattr(claims, "uuid7", Protocol.next_id)
+        monkeypatch.setattr(claims, "uuid7s", Protocol.next_ids)
         monkeypatch.setattr(claims, "_ASIDE", _without_chance(claims._ASIDE))
         yield Protocol
     engine.dispose()

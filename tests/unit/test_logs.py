@@ -6,7 +6,6 @@ import logging
 import select
 import subprocess
 import sys
-from contextlib import suppress
 
 import pytest
 
@@ -106,21 +105,26 @@ class Pieces(io.StringIO):
         return len(text)
 
 
-def test_lines_that_are_written_together_are_whole_in_a_few_pieces():
+def test_each_line_of_a_batch_is_whole_and_they_are_written_in_a_few_pieces():
     stream = Pieces()
     logs.set_up(Settings(), "cli", stream)
-    log = logs.get("t")
-    with suppress(KeyError), logs.together():
-        for number in range(100):
-            log.info("said", number=number)
-        assert stream.pieces == []
-        raise KeyError
-    log.info("said", number=100)
+    each = [{"number": number, "detail": "+12025550101"} for number in range(100)]
+    logs.get("t").info("said", each=each, request_id="r")
+    logs.get("t").info("said", number=100, detail="", request_id="r")
     assert max(map(len, stream.pieces)) <= select.PIPE_BUF
     assert len(stream.pieces) < 10
     assert all(piece.endswith("\n") for piece in stream.pieces if piece)
-    told = [json.loads(line)["number"] for line in "".join(stream.pieces).splitlines()]
-    assert told == list(range(101))
+    told = [json.loads(line) for line in "".join(stream.pieces).splitlines()]
+    assert [line["number"] for line in told] == list(range(101))
+    assert {(line["event"], line["worker_id"], line["request_id"]) for line in told} == {
+        ("said", told[0]["worker_id"], "r")
+    }
+    assert not any("12025550101" in line["detail"] for line in told)
+
+
+def test_a_line_has_no_character_at_which_some_reader_ends_it(log):
+    (line,) = log(lambda t: t.info("said", detail="a\u2028b\x85c\nd"))
+    assert line["detail"] == "a\u2028b\x85c\nd"
 
 
 def test_what_is_below_the_level_is_not_written(log):
