@@ -107,13 +107,18 @@ CONTESTED = text("""
            AND (o.state IN ('sending', 'unknown')
                 OR (o.state IN ('ended', 'released') AND o.decision_stands)))
 """)
+# Each phone is looked for by itself: joined plainly, a batch read all 50,000 calls that had begun to
+# wait since the table was analysed.
 _WAKE_PHONES = text("""
     WITH waiting AS MATERIALIZED (
-        SELECT c.id FROM calls c
-          JOIN jsonb_to_recordset(CAST(:rows AS jsonb)) AS w (account_id uuid, phones text[])
-            ON c.account_id = w.account_id AND c.phone = ANY (w.phones)
-         WHERE c.is_queued AND c.waiting_for = 'phone'
-         ORDER BY c.id FOR NO KEY UPDATE OF c SKIP LOCKED)
+        SELECT c.id
+          FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS w (account_id uuid, phones text[])
+         CROSS JOIN unnest(w.phones) AS freed
+         CROSS JOIN LATERAL (
+            SELECT id FROM calls
+             WHERE account_id = w.account_id AND phone = freed
+               AND is_queued AND waiting_for = 'phone'
+               FOR NO KEY UPDATE SKIP LOCKED) c)
     UPDATE calls SET next_attempt_at = clock_timestamp(), waiting_for = NULL
      WHERE id = ANY (ARRAY(SELECT id FROM waiting))
 """)

@@ -12,7 +12,7 @@ import pytest
 
 from docs.pages import ROOT
 from factories import claim, do, make_account, make_run, phone, record, rows, say
-from outbound import recording, runs
+from outbound import as_json, recording, runs, settling
 from outbound.carriers.base import Progress
 from outbound.ids import uuid7
 from outbound.models import metadata
@@ -24,6 +24,11 @@ from plans import explained, settle_down, statements
 from processes import wait_until
 from way import BATCH, Walk, accepted, hot, make_field, said
 
+WAIT = """
+    INSERT INTO calls (run_id, account_id, lead_id, phone, waiting_for)
+    SELECT :run, :account, 'w' || n, 'w' || n, 'phone'
+      FROM generate_series(0, CAST(:waiting AS integer) - 1) n
+"""
 FEW, MANY = 1000, int(os.environ.get("OUTBOUND_PLANS_CALLS", "100000"))
 BIG = {"calls", "attempts", "events", "runs"}
 
@@ -243,6 +248,19 @@ class TestYoung:
             claim(node, account, most=BATCH)
         (plan,) = [plan for plan in plans if plan.name == "claims._CLAIM"]
         assert plan.rows <= 4 * BATCH, plan
+
+    def test_a_freed_phone_does_not_read_every_call_that_waits_for_another(self, node, engine):
+        account = make_account(engine)
+        run = make_run(engine, account, [phone(0)])
+        settle_down(engine)
+        do(engine, "ALTER TABLE calls SET (autovacuum_enabled = off)")
+        waiting = 20_000
+        do(engine, WAIT, run=run, account=account, waiting=waiting)
+        freed = as_json.dumps([{"account_id": account, "phones": [f"w{n}" for n in range(BATCH)]}])
+        with explained(node.engine) as plans, node.engine.begin() as connection:
+            woken = connection.execute(settling._WAKE_PHONES, {"rows": freed})
+        assert woken.rowcount == BATCH
+        assert plans[0].rows <= 3 * BATCH, plans
 
 
 class TestHot:
