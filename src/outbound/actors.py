@@ -41,7 +41,8 @@ def register(broker: BellBroker, node: Node, carrier: Carrier, dialer: Dialer) -
 def _receiver(name: str, body: Callable[[UUID], int], broker: BellBroker) -> Callable[[str], None]:
     def receive(account: str) -> None:
         structlog.contextvars.clear_contextvars()
-        broker.client.delete(doorbell.ring_key(name, account))
+        if not doorbell.take_up(broker.client, name, account):
+            return
         started = time.monotonic()
         done = body(UUID(account))
         write = log.info if done else log.debug

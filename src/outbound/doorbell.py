@@ -6,7 +6,8 @@ then nothing is rung for a second. The leader's sweep rings for due work that no
 
 An account has one ring in the queue at a time, however long the queue is: rung again and again
 while it waits, each of a hundred busy accounts would add a message a second, and a newcomer would
-wait behind them all.
+wait behind them all. A ring may be of several messages, to wake several workers; where others wait,
+only the last of them is answered, else its account had several turns in each round.
 """
 
 from __future__ import annotations
@@ -40,11 +41,33 @@ The leader does not wait for that; see ring_again()."""
 LOOKED_THROUGH = 10_000
 """Waiting messages that the leader looks through, for those of accounts that it would ring."""
 QUIET_AFTER_FAILURE = 1.0
+FEW = 4
+"""With fewer messages than that in the queue nobody waits for long."""
+
+_TAKE_UP = """
+    if redis.call('DECR', KEYS[1]) > 0 and redis.call('LLEN', KEYS[2]) >= tonumber(ARGV[1]) then
+        return 0
+    end
+    redis.call('DEL', KEYS[1])
+    return 1
+"""
 
 
 def ring_key(actor: str, account_id: UUID | str) -> str:
-    """Name the key that keeps one wake-up from being rung twice; the actor deletes it first."""
+    """Name the key that keeps one wake-up from being rung twice; it says how many messages wait."""
     return f"{NAMESPACE}:ring:{actor}:{account_id}"
+
+
+def take_up(client: redis.Redis, actor: str, account_id: UUID | str) -> bool:
+    """Take a ring back with its message, so that the account may be rung for again.
+
+    What a worker does first, before it looks: no later wake-up is lost by that.
+
+    Returns:
+        False if another message of the account waits behind others: then that one is its turn.
+    """
+    queue = f"{NAMESPACE}:{QUEUE}"
+    return bool(client.eval(_TAKE_UP, 2, ring_key(actor, account_id), queue, FEW))
 
 
 def client(settings: Settings, *, read_seconds: float, retry: int = 0) -> redis.Redis:
@@ -87,10 +110,12 @@ class Doorbell:
         """
         if time.monotonic() < self._quiet_until:
             return False
+        messages = max(1, min(messages, 4))
         try:
-            if not self._redis.set(ring_key(actor, account_id), b"1", nx=True, ex=RING_SECONDS):
+            key = ring_key(actor, account_id)
+            if not self._redis.set(key, messages, nx=True, ex=RING_SECONDS):
                 return False
-            self._enqueue(account_id, actor, max(1, min(messages, 4)))
+            self._enqueue(account_id, actor, messages)
         except (redis.RedisError, OSError) as error:
             self._fall_quiet(error)
             return False

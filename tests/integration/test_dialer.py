@@ -110,6 +110,18 @@ def test_a_message_that_comes_while_a_thread_is_at_its_account_is_not_forgotten(
     assert is_rung(node, account)
 
 
+def test_what_a_turn_takes_too_much_is_taken_off_the_next_one(node, engine, started, monkeypatch):
+    turn = 3
+    monkeypatch.setattr("outbound.dialer.TURN", turn)
+    account = make_account(engine)
+    make_run(engine, account, [phone(i) for i in range(60)])
+    dialer = started(FakeCarrier(), replace(node, settings=replace(node.settings, senders=4)))
+    taken = 0
+    for turns in range(1, 11):
+        taken += dialer.dial(account)
+        assert turns * turn <= taken < turns * turn + 4
+
+
 def test_a_lone_message_that_finds_nothing_rings_nobody(node, engine, started):
     account = make_account(engine)
     started(FakeCarrier()).dial(account)
