@@ -107,8 +107,8 @@ CONTESTED = text("""
            AND (o.state IN ('sending', 'unknown')
                 OR (o.state IN ('ended', 'released') AND o.decision_stands)))
 """)
-# Each phone is looked for by itself: joined plainly, a batch read all 50,000 calls that had begun to
-# wait since the table was analysed.
+# Each phone is looked for by itself: joined plainly, a batch read all 50,000 calls that had begun
+# to wait since the table was analysed.
 _WAKE_PHONES = text("""
     WITH waiting AS MATERIALIZED (
         SELECT c.id

@@ -5,10 +5,10 @@ more that wait: what differs is how often the worker turns from an account to th
 it asks before it does. Nobody posts a million leads for that: the rows are written with SQL, and
 the reconciler's sweep rings the accounts.
 
-How even the shares are is told of the same windows. An account's turn is a hundred calls, all of one
-run or two: only a window of many turns of each account, and of many claims of
-each run, can say by its shares in % who is preferred. Calls between one and another say how many
-turns that is. Rings left in Redis are those that nobody has answered when the window ends.
+How even the shares are is told of the same windows. An account's turn is a hundred calls, all of
+one run or two: only a window of many turns of each account, and of many claims of each run, can say
+by its shares in % who is preferred. Calls between one and another say how many turns that is. Rings
+left in Redis are those that nobody has answered when the window ends.
 """
 
 from __future__ import annotations
