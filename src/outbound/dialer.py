@@ -23,8 +23,8 @@ from outbound.turns import Turns
 log = logs.get(__name__)
 
 TURN = 100
-"""Calls that an account may claim before others have their turn. Its last claim may be of more, since
-one cut short costs as much as a whole one: what is too much is taken off its next turn."""
+"""Calls that an account may claim before others have their turn. Its last claim may be of more, for
+one that is cut short costs as much as a whole one: what is too much is taken off its next turn."""
 
 WAIT_FOR_SENDER = 2.0
 WAIT_FOR_ROOM = 0.5
