@@ -32,42 +32,49 @@ from outbound.states import (
 )
 
 _SHARED = [name for name in Attempt._fields if name not in ("id", "call_id")]
-_OTHERS = (
+_OWN = (
+    *_SHARED,
     *("carrier", "call_state", "call_outcome", "call_attempts", "waiting_for", "call_cancelled"),
-    *("run_id", "account_id", "purged", "status", "max_attempts", "retry_delay", "retry_on"),
-    *("ring_timeout", "run_open", "cancel_requested", "unexpired"),
+    "run_id",
 )
-_ALIKE = ", ".join((*_SHARED, *_OTHERS))
+_ALIKE = ", ".join(_OWN)
 # OFFSET 0 and LIMIT 1 keep each row a probe by its id: joined plainly, a batch of 100 read all runs
-# there are, and all attempts of a table that was analysed while it was empty.
+# there are, and all attempts of a table that was analysed while it was empty. A call of which there
+# was ever more than one attempt is a group of its own, and so is each of those.
 _ROWS = f"""
     SELECT {", ".join(f"a.{name}" for name in Attempt._fields)}, a.carrier, a.phone,
            c.state AS call_state, c.outcome AS call_outcome, c.attempts AS call_attempts,
-           c.waiting_for, c.cancel_requested AS call_cancelled,
-           a.run_id, r.account_id, r.purge_started_at IS NOT NULL AS purged,
-           r.status, r.max_attempts, r.retry_delay, r.retry_on, r.ring_timeout,
-           r.ended_at IS NULL AS run_open, r.cancel_requested,
-           (r.expires_at IS NULL OR r.expires_at > clock_timestamp()) AS unexpired
+           c.waiting_for, c.cancel_requested AS call_cancelled, a.run_id,
+           c.last_number <> 1 AS by_itself
       FROM unnest(CAST(:calls AS bigint[])) wanted
      CROSS JOIN LATERAL (SELECT * FROM attempts WHERE call_id = wanted OFFSET 0) a
      CROSS JOIN LATERAL (SELECT * FROM calls WHERE id = wanted LIMIT 1) c
-     CROSS JOIN LATERAL (SELECT * FROM runs WHERE id = a.run_id LIMIT 1) r
      WHERE a.state <> 'released' OR a.id = ANY (CAST(:ids AS uuid[]))
 """  # noqa: S608 - only our own column names
-_READ = text(f"""
+
+
+def _with_runs(groups: str) -> TextClause:
+    return text(f"""
+        SELECT found.*, r.account_id, r.purge_started_at IS NOT NULL AS purged, r.status,
+               r.max_attempts, r.retry_delay, r.retry_on, r.ring_timeout,
+               r.ended_at IS NULL AS run_open, r.cancel_requested,
+               (r.expires_at IS NULL OR r.expires_at > clock_timestamp()) AS unexpired,
+               clock_timestamp() AS now
+          FROM ({groups}) found
+         CROSS JOIN LATERAL (SELECT * FROM runs WHERE id = found.run_id LIMIT 1) r
+         ORDER BY found.call_ids[1], found.number
+    """)  # noqa: S608 - only our own column names
+
+
+_READ = _with_runs(f"""
     SELECT array_agg(id) AS ids, array_agg(call_id) AS call_ids, array_agg(phone) AS phones,
-           {_ALIKE}, clock_timestamp() AS now
-      FROM (SELECT *, CASE WHEN id = ANY (CAST(:apart AS uuid[]))
-                             OR count(*) OVER (PARTITION BY call_id) > 1 THEN id END AS apart
-              FROM ({_ROWS}) one) found
-     GROUP BY {_ALIKE}, apart
-     ORDER BY min(call_id), number
+           {_ALIKE}
+      FROM ({_ROWS}) one
+     GROUP BY {_ALIKE}, CASE WHEN by_itself OR id = ANY (CAST(:apart AS uuid[])) THEN id END
 """)  # noqa: S608 - only our own column names
-_READ_EACH = text(f"""
-    SELECT ARRAY[id] AS ids, ARRAY[call_id] AS call_ids, ARRAY[phone] AS phones,
-           {_ALIKE}, clock_timestamp() AS now
-      FROM ({_ROWS}) found
-     ORDER BY call_id, number
+_READ_EACH = _with_runs(f"""
+    SELECT ARRAY[id] AS ids, ARRAY[call_id] AS call_ids, ARRAY[phone] AS phones, {_ALIKE}
+      FROM ({_ROWS}) one
 """)  # noqa: S608 - only our own column names
 _WRITE_ATTEMPTS = text("""
     UPDATE attempts a

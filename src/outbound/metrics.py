@@ -77,6 +77,7 @@ CARRIER_REQUESTS = _with_all(
     ),
     tuple(map(str, Verdict)),
 )
+_REQUESTS = {verdict: CARRIER_REQUESTS.labels(verdict) for verdict in Verdict}
 LEASES_LOST = _with_all(
     Counter(
         "outbound_leases_lost",
@@ -142,7 +143,7 @@ def claimed(calls: int, held: int, recent: int) -> None:
 
 def carrier_answered(verdict: Verdict, seconds: float) -> None:
     """Count one request to place a call."""
-    CARRIER_REQUESTS.labels(verdict).observe(seconds)
+    _REQUESTS[verdict].observe(seconds)
 
 
 def settled(done: Settled) -> None:

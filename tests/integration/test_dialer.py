@@ -111,10 +111,10 @@ def test_a_message_that_comes_while_a_thread_is_at_its_account_is_not_forgotten(
 
 
 def test_what_a_turn_takes_too_much_is_taken_off_the_next_one(node, engine, started, monkeypatch):
-    turn = 3
+    turn = 9
     monkeypatch.setattr("outbound.dialer.TURN", turn)
     account = make_account(engine)
-    make_run(engine, account, [phone(i) for i in range(60)])
+    make_run(engine, account, [phone(i) for i in range(150)])
     dialer = started(FakeCarrier(), replace(node, settings=replace(node.settings, senders=4)))
     taken = 0
     for turns in range(1, 11):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from importlib.metadata import entry_points
-from typing import Protocol, cast, runtime_checkable
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 from uuid import UUID
 
 from outbound.config import Settings
@@ -55,8 +55,7 @@ class Progress(StrEnum):
         return self not in (Progress.QUEUED, Progress.RINGING, Progress.IN_PROGRESS)
 
 
-@dataclass(frozen=True)
-class PlaceRequest:
+class PlaceRequest(NamedTuple):
     """One call to place. Exactly one of `twiml` and `answer_url` is set.
 
     Attributes:
@@ -76,8 +75,7 @@ class PlaceRequest:
     answer_url: str | None = None
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """What became of one request to place a call.
 
     Attributes:
