@@ -23,9 +23,9 @@ from outbound.turns import Turns
 log = logs.get(__name__)
 
 TURN = 100
-"""Calls that an account may claim before others have their turn; two for each sender if that is more,
-since a turn costs as much as ten calls. Its last claim may be of more, for one that is cut short
-costs as much as a whole one: what is too much is taken off its next turn."""
+"""Calls that an account may claim before others have their turn; two for each sender if that is
+more, since a turn costs as much as ten calls. Its last claim may be of more, for one that is cut
+short costs as much as a whole one: what is too much is taken off its next turn."""
 
 WAIT_FOR_SENDER = 2.0
 WAIT_FOR_ROOM = 0.5
