@@ -17,6 +17,7 @@ from outbound import pace
 from outbound.errors import Fault, Refused, invalid, not_found
 from outbound.ids import uuid7
 from outbound.models import account_pace, accounts, api_keys
+from outbound.prepared import prepared
 
 RANGES: dict[str, tuple[float, float]] = {
     "max_live_calls": (1, 10_000),
@@ -56,7 +57,7 @@ class Caller:
     request_id: str
 
 
-_AUTHENTICATE = text("""
+_AUTHENTICATE = prepared("""
     SELECT id, account_id, role FROM api_keys WHERE hash = :hash AND revoked_at IS NULL
 """)
 _READ = text("""

@@ -17,9 +17,10 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, TextClause, text
+from sqlalchemy import Connection, Row, TextClause
 
 from outbound import as_json, db
+from outbound.prepared import prepared
 from outbound.states import (
     Attempt,
     AttemptState,
@@ -54,7 +55,7 @@ _ROWS = f"""
 
 
 def _with_runs(groups: str) -> TextClause:
-    return text(f"""
+    return prepared(f"""
         SELECT found.*, r.account_id, r.purge_started_at IS NOT NULL AS purged, r.status,
                r.max_attempts, r.retry_delay, r.retry_on, r.ring_timeout,
                r.ended_at IS NULL AS run_open, r.cancel_requested,
@@ -76,7 +77,7 @@ _READ_EACH = _with_runs(f"""
     SELECT ARRAY[id] AS ids, ARRAY[call_id] AS call_ids, ARRAY[phone] AS phones, {_ALIKE}
       FROM ({_ROWS}) one
 """)  # noqa: S608 - only our own column names
-_WRITE_ATTEMPTS = text("""
+_WRITE_ATTEMPTS = prepared("""
     UPDATE attempts a
        SET state = w.state, outcome = w.outcome, carrier_call_id = w.carrier_call_id,
            phone_held = w.phone_held, placed_at = w.placed_at, ringing_at = w.ringing_at,
@@ -96,7 +97,7 @@ _WRITE_ATTEMPTS = text("""
              CROSS JOIN unnest(w.ids, w.carrier_call_ids) AS one (id, carrier_call_id)) w
      WHERE a.id = w.id AND a.id = ANY (CAST(:ids AS uuid[]))
 """)
-_WRITE_CALLS = text("""
+_WRITE_CALLS = prepared("""
     UPDATE calls c
        SET state = w.state, outcome = w.outcome, attempts = w.attempts,
            next_attempt_at = coalesce(w.next_attempt_at, c.next_attempt_at),

@@ -23,6 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from outbound import clock, counters, db, ending, logs, metrics, pace, policy
 from outbound.ids import uuid7s
 from outbound.node import Node
+from outbound.prepared import prepared
 
 log = logs.get(__name__)
 
@@ -37,7 +38,7 @@ IN_DOUBT_SECONDS = 60
 
 # Whether a run has due calls is asked of its first: EXISTS let the planner walk through the table
 # from its beginning, past every call that was placed already.
-_LIMITS = text(f"""
+_LIMITS = prepared(f"""
     WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now),
     live AS MATERIALIZED (
         SELECT a.run_id, count(*)::int AS occupying
@@ -70,10 +71,10 @@ _LOCK_BREAKER = text("""
      WHERE account_id = :account AND carrier = :carrier
 """)
 # The account's lock orders the fences; this one keeps the run as it is.
-_LOCK_RUN = text("SELECT nextval('fence_seq') FROM runs WHERE id = :run FOR NO KEY UPDATE")
+_LOCK_RUN = prepared("SELECT nextval('fence_seq') FROM runs WHERE id = :run FOR NO KEY UPDATE")
 # `held` is counted: EXISTS became a hash of all held phones, and so a walk through every one that
 # was held since the last vacuum.
-_CLAIM = text("""
+_CLAIM = prepared("""
     WITH due AS MATERIALIZED (
         SELECT id, phone, variables, last_number, next_attempt_at FROM calls
          WHERE run_id = :run AND is_queued AND next_attempt_at <= :now
@@ -131,7 +132,7 @@ _END_SUPPRESSED = text(f"""
         SELECT :account, :run, id, 'call_suppressed', :source, :worker_id FROM over)
     SELECT outcome, count(*)::int AS calls FROM over GROUP BY outcome
 """)
-_MARK_SERVED = text("""
+_MARK_SERVED = prepared("""
     WITH pace AS (
         UPDATE account_pace SET last_claim_at = :now, next_send_at = :account_next
          WHERE account_id = :account)
@@ -141,7 +142,7 @@ _MARK_SERVED = text("""
      WHERE id = :run
 """)
 _XACT_STATUS = text("SELECT pg_xact_status(CAST(:xid AS xid8))")
-_NEXT_DUE = text("""
+_NEXT_DUE = prepared("""
     SELECT extract(epoch FROM min(greatest(due.at, r.next_send_at - CAST(:ahead AS interval),
                    p.next_send_at - CAST(:ahead AS interval), p.not_before)) - :since)::float
       FROM account_pace p

@@ -9,14 +9,15 @@ import os
 from collections import Counter
 from uuid import UUID
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from outbound import as_json
 from outbound.models import COUNTERS
+from outbound.prepared import prepared
 
 SHARDS = 16
 
-_ADD = text(f"""
+_ADD = prepared(f"""
     INSERT INTO run_counters AS c (run_id, shard, {", ".join(COUNTERS)})
     SELECT run_id, :shard, {", ".join(f"coalesce({name}, 0)" for name in COUNTERS)}
       FROM jsonb_to_recordset(CAST(:rows AS jsonb))

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 
-from outbound import __version__, as_json
+from outbound import __version__, as_json, prepared
 from outbound.config import Settings
 from outbound.errors import ConfigError
 
@@ -66,12 +66,13 @@ def connect(
             "application_name": f"outbound {source} {settings.worker_id} {__version__}"[:63],
             "options": f"-c statement_timeout={milliseconds} -c lock_timeout=5000 "
             f"-c idle_in_transaction_session_timeout={max(milliseconds, 1000)} -c timezone=UTC "
-            # A plan made for the first account's ten runs is wrong for the next one's million;
-            # JIT compiles longer than these statements run.
+            # It compiles longer than these statements run.
             "-c jit=off",
         },
     )
     _ping_the_rested(engine)
+    if source != "cli":  # a command runs each statement once
+        prepared.use(engine)
     return engine
 
 

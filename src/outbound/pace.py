@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, Row
+
+from outbound.prepared import prepared
 
 # A statement of its own, so that the next one's snapshot is younger than the lock: read together
 # with what it guards, a limit of 5 gave 10.
-_LOCK = text("""
+_LOCK = prepared("""
     SELECT account_id, backoff_seconds, pg_current_xact_id()::text AS xid
       FROM account_pace WHERE account_id = ANY (CAST(:accounts AS uuid[]))
      ORDER BY account_id

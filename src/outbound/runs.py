@@ -19,6 +19,7 @@ from outbound import actions, counters, db, doorbell, ending, logs, pace, settli
 from outbound.accounts import Caller
 from outbound.errors import Refused, not_found
 from outbound.node import Node
+from outbound.prepared import prepared
 from outbound.states import RunStatus
 
 log = logs.get(__name__)
@@ -70,7 +71,7 @@ _END_QUEUED = text(f"""
     SELECT outcome, count(*)::int AS calls FROM over GROUP BY outcome
 """)
 # By the counters, which are true after each COMMIT: the rows are asked under the run's lock.
-_LOOK_OVER = text("""
+_LOOK_OVER = prepared("""
     SELECT id FROM unnest(CAST(:ids AS uuid[])) id
      WHERE (SELECT coalesce(sum(c.queued + c.in_progress), 0) FROM run_counters c
              WHERE c.run_id = id) = 0

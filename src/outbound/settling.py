@@ -28,6 +28,7 @@ from sqlalchemy import Connection, text
 from outbound import alike, as_json, counters, db, logs
 from outbound.alike import Attempts, Calls
 from outbound.carriers.base import Progress
+from outbound.prepared import prepared
 from outbound.states import (
     Attempt,
     AttemptState,
@@ -77,24 +78,24 @@ class Settled:
 
 
 # LIMIT 1 keeps each row a probe by its id (alike.py).
-_WHO_MAY_REQUEUE = text("""
+_WHO_MAY_REQUEUE = prepared("""
     SELECT a.id, a.run_id, r.max_attempts, r.retry_on
       FROM attempts a
      CROSS JOIN LATERAL (SELECT * FROM runs WHERE id = a.run_id LIMIT 1) r
      WHERE a.id = ANY (CAST(:ids AS uuid[]))
 """)
-LOCK_RUNS = text("""
+LOCK_RUNS = prepared("""
     SELECT id FROM runs WHERE id = ANY (CAST(:ids AS uuid[])) ORDER BY id FOR NO KEY UPDATE
 """)
 # The array needs all attempts, and so their locks, before the first call's.
-_LOCK = text("""
+_LOCK = prepared("""
     WITH locked AS MATERIALIZED (
         SELECT call_id FROM attempts WHERE id = ANY (CAST(:ids AS uuid[]))
          ORDER BY id FOR NO KEY UPDATE)
     SELECT id FROM calls WHERE id = ANY (ARRAY(SELECT call_id FROM locked))
      ORDER BY id FOR NO KEY UPDATE
 """)
-_ID_OWNERS = text("""
+_ID_OWNERS = prepared("""
     SELECT carrier, carrier_call_id, id FROM attempts
      WHERE carrier = ANY (CAST(:carriers AS text[]))
        AND carrier_call_id = ANY (CAST(:sids AS text[]))
@@ -109,7 +110,7 @@ CONTESTED = text("""
 """)
 # Each phone is looked for by itself: joined plainly, a batch read all 50,000 calls that had begun
 # to wait since the table was analysed.
-_WAKE_PHONES = text("""
+_WAKE_PHONES = prepared("""
     WITH waiting AS MATERIALIZED (
         SELECT c.id
           FROM jsonb_to_recordset(CAST(:rows AS jsonb)) AS w (account_id uuid, phones text[])
@@ -138,7 +139,7 @@ _REOPEN = text("""
 NOTE_EXPIRY = text("""
     UPDATE runs SET expiry_ended_calls = true WHERE id = ANY (CAST(:ids AS uuid[]))
 """)
-_EVENTS = text("""
+_EVENTS = prepared("""
     INSERT INTO events (account_id, run_id, call_id, attempt_id, event, source, worker_id, actor,
                         request_id, details)
     SELECT account_id, run_id, call_id, attempt_id, event, source, worker_id, actor, request_id,

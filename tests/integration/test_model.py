@@ -558,7 +558,7 @@ def _same(one, other):
 @pytest.fixture
 def model(settings, monkeypatch):
     logs.set_up(replace(settings, log_level="CRITICAL"), "dramatiq_worker")
-    engine = db.connect(settings)
+    engine = db.connect(settings, source="api")
 
     @event.listens_for(engine, "connect")
     def _(connection, _record):

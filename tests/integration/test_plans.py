@@ -113,9 +113,8 @@ class TestAmongManyCalls:
         for key, (indexes, *costs) in lines.items():
             assert many[key].indexes <= indexes, f"paste into the page:\n{fresh}"
             for plan, cost in zip((few[key], many[key]), costs, strict=True):
-                # A small table may be read whole, where that is cheaper by a little. PostgreSQL
-                # before 17 goes down an index once for each id of a list.
-                assert plan.whole or plan.buffers <= int(cost.replace(",", "")) * 2 + 300, (
+                # PostgreSQL before 17 goes down an index once for each id of a list.
+                assert plan.buffers <= int(cost.replace(",", "")) * 2 + 300, (
                     f"{plan}; paste into the page:\n{fresh}"
                 )
 
