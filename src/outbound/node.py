@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 
 from sqlalchemy import Engine
@@ -37,4 +38,6 @@ class Node:
 
 def build(settings: Settings, source: str) -> Node:
     """Build the process's node; opens no connection yet, so build it after a fork."""
+    # What is imported by now is never garbage: a twentieth of a worker's time was spent on looking.
+    gc.freeze()
     return Node(settings, db.connect(settings, source=source), Doorbell(settings), source)
