@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +58,18 @@ _PREFIX = "~%p~%d~%a~"
 _ENTRY = re.compile(r"^~(\d+)~([^~]*)~([^~]*)~LOG:  duration: ([0-9.]+) ms  [^:]*: (.*)", re.DOTALL)
 
 
+_PREPARED = re.compile(r"^~[^~]*~[^~]*~[^~]*~DETAIL:  prepare: PREPARE \w+ AS (.*)", re.DOTALL)
+
+
 def _statements(log: str) -> list[Statement]:
-    entries = re.split(r"^(?=~)", log, flags=re.MULTILINE)
-    found = (_ENTRY.match(entry) for entry in entries)
-    return [Statement(m[1], m[2], m[3], float(m[4]), " ".join(m[5].split())) for m in found if m]
+    """List what was executed; of a prepared statement the log has the text as a detail."""
+    found: list[Statement] = []
+    for entry in re.split(r"^(?=~)", log, flags=re.MULTILINE):
+        if m := _ENTRY.match(entry):
+            found.append(Statement(m[1], m[2], m[3], float(m[4]), " ".join(m[5].split())))
+        elif m := _PREPARED.match(entry):
+            found[-1] = replace(found[-1], text=" ".join(m[1].split()))
+    return [one for one in found if not one.text.startswith("PREPARE ")]
 
 
 class Ground:
