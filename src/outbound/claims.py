@@ -23,12 +23,14 @@ from sqlalchemy.exc import DBAPIError
 from outbound import clock, counters, db, ending, logs, metrics, pace, policy
 from outbound.ids import uuid7s
 from outbound.node import Node
-from outbound.prepared import prepared
+from outbound.prepared import SESSION_LOST, prepared
 
 log = logs.get(__name__)
 
 SET_ASIDE = 200
 """Calls that one claim looks through once it has met some whose phones are not free."""
+
+_REPEATABLE = (db.DEADLOCK, db.SERIALIZATION, *SESSION_LOST)
 
 SUPPRESSED = "suppressed"
 """What a call shows as `last_error` that was ended because its phone is never to be called."""
@@ -221,8 +223,8 @@ def claim(node: Node, carrier: str, account_id: UUID, most: int, scan: int) -> C
         try:
             return _claim_once(node.engine, _Pass(node, carrier, account_id, most, scan))
         except DBAPIError as error:
-            # Only what certainly changed nothing comes here as repeatable: a deadlock.
-            if again == db.TRIES - 1 or db.sqlstate(error) not in (db.DEADLOCK, db.SERIALIZATION):
+            # Only what certainly changed nothing comes here as repeatable: a deadlock, for one.
+            if again == db.TRIES - 1 or db.sqlstate(error) not in _REPEATABLE:
                 raise
     raise AssertionError("unreachable")
 

@@ -41,7 +41,10 @@ The leader does not wait for that; see ring_again()."""
 LOOKED_THROUGH = 10_000
 """Waiting messages that the leader looks through, for those of accounts that it would ring."""
 QUIET_AFTER_FAILURE = 1.0
-FEW = 4
+MOST = 4
+"""Messages of one ring, at most."""
+
+FEW = 2 * MOST
 """With fewer messages than that in the queue nobody waits for long."""
 
 _TAKE_UP = """
@@ -106,11 +109,11 @@ class Doorbell:
         Args:
             account_id: who may have work.
             actor: DIAL, RESOLVE or HANG_UP.
-            messages: how many workers to wake, at most 4.
+            messages: how many workers to wake, at most MOST.
         """
         if time.monotonic() < self._quiet_until:
             return False
-        messages = max(1, min(messages, 4))
+        messages = max(1, min(messages, MOST))
         try:
             key = ring_key(actor, account_id)
             if not self._redis.set(key, messages, nx=True, ex=RING_SECONDS):
@@ -188,4 +191,4 @@ class Doorbell:
 
 def messages_for(due: int, senders: int) -> int:
     """Say how many workers to wake for that much due work: one for each pool of senders."""
-    return max(1, min(-(-due // senders), 4))
+    return max(1, min(-(-due // senders), MOST))

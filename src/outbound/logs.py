@@ -152,6 +152,8 @@ def _name_foreign(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     event["message"] = event.get("event")
     event["event"] = f"{source}_log"
     event["logger"] = record.name if record else source
+    if "each" in event:  # theirs, not our mappings
+        event["each_"] = event.pop("each")
     return event
 
 
@@ -191,7 +193,7 @@ def _lines(render: Processor) -> Processor:
     """
 
     def lines(logger: WrappedLogger, name: str, event: EventDict) -> str:
-        each = event.pop("each", ({},))
+        each: list[EventDict] = event.pop("each", None) or [{}]
         common = _redact(event)
         return "\n".join(str(render(logger, name, {**common, **_redact(one)})) for one in each)
 

@@ -21,15 +21,17 @@ _FOR_ALL_VALUES = """
     SET enable_seqscan = off  -- the cheapest while a table is empty, and ruinous a minute later
 """
 _AS = "prepared_as"
-_LOST = ("26000", "42P05", "0A000")
-"""The server's session has no such statement, or another of that name, or its columns changed."""
+SESSION_LOST = ("26000", "42P05", "0A000")
+"""The server's session has no such statement, or another of that name, or its columns changed: the
+connection is closed, and the same transaction works on another."""
 
 
 def prepared(sql: str) -> TextClause:
     """Build a statement that is planned once for each connection.
 
     Args:
-        sql: as for text(); each parameter's type must follow from the statement itself.
+        sql: as for text(); each parameter's type must follow from the statement itself, and it
+            names the columns that it returns: with `*` a migration that adds one would break it.
     """
     name = f"outbound_{sha256(sql.encode()).hexdigest()[:16]}"
     return text(sql).execution_options(**{_AS: name})
@@ -51,10 +53,10 @@ def use(engine: Engine) -> None:
 
     @event.listens_for(engine, "before_cursor_execute", retval=True)
     def execute(
-        connection: Any, cursor: Any, statement: str, values: Any, context: Any, _many: bool
+        connection: Any, cursor: Any, statement: str, values: Any, context: Any, many: bool
     ) -> tuple[str, Any]:
         name = context.execution_options.get(_AS)
-        if not name or (known := connection.connection.info.get(_AS)) is None:
+        if not name or many or (known := connection.connection.info.get(_AS)) is None:
             return statement, values
         if name not in known:
             numbered = {one: f"${number}" for number, one in enumerate(values, 1)}
@@ -64,7 +66,9 @@ def use(engine: Engine) -> None:
 
     @event.listens_for(engine, "handle_error")
     def forget(context: Any) -> None:
-        if getattr(context.original_exception, "pgcode", None) in _LOST:
+        here = context.execution_context
+        code = getattr(context.original_exception, "pgcode", None)
+        if code in SESSION_LOST and here and here.execution_options.get(_AS):
             context.is_disconnect = True  # what is prepared goes with the connection
 
 

@@ -14,7 +14,6 @@ from outbound import pages
 from outbound.counters import SUMS
 from outbound.errors import Fault, invalid, not_found
 from outbound.models import STATE_COUNTERS
-from outbound.prepared import prepared
 from outbound.states import Outcome, RunStatus
 from outbound.times import rfc3339
 
@@ -27,7 +26,7 @@ _SELECT = f"""
       FROM runs r JOIN account_pace p ON p.account_id = r.account_id
       CROSS JOIN LATERAL (SELECT {SUMS} FROM run_counters c WHERE c.run_id = r.id) n
 """  # noqa: S608 - our own column names
-_ONE = prepared(f"{_SELECT} WHERE r.id = :run AND r.account_id = :account")
+_ONE = text(f"{_SELECT} WHERE r.id = :run AND r.account_id = :account")
 _PAGE = text(f"""
     {_SELECT}
      WHERE r.account_id = :account AND (CAST(:before AS uuid) IS NULL OR r.id < :before)

@@ -69,6 +69,16 @@ def test_a_session_that_lost_its_statements_is_left_and_the_transaction_repeated
     assert read(node) == [2, 4]
 
 
+def test_a_claim_whose_session_lost_its_statements_is_made_on_another(node, engine):
+    account = make_account(engine)
+    make_run(engine, account, [phone(0), phone(1)])
+    assert claim(node, account, most=1)
+    with node.engine.connect() as connection:
+        connection.execute(text("DEALLOCATE ALL"))
+        connection.commit()
+    assert claim(node, account, most=1)
+
+
 def test_a_session_in_which_somebody_else_prepared_is_left_and_the_transaction_repeated(
     node, numbers
 ):
@@ -107,6 +117,18 @@ class TestYoung:
         assert all(plan.statement.startswith("EXECUTE") for plan in plans if plan.is_ours)
         assert not [plan for plan in plans if plan.whole]
         assert max(plan.rows for plan in plans) <= 1000, plans
+
+    def test_a_migration_that_adds_a_column_is_noticed_by_nobody(self, node, engine):
+        account = make_account(engine)
+        make_run(engine, account, [phone(0), phone(1)])
+        self.dial(node, account)
+        tables = ("calls", "attempts", "runs", "run_counters", "events", "account_pace", "breakers")
+        for table in tables:
+            do(engine, f"ALTER TABLE {table} ADD added integer")
+        failed = []
+        event.listen(node.engine, "handle_error", failed.append)
+        self.dial(node, account)
+        assert not failed
 
     def dial(self, node, account, most=1):
         claimed = claim(node, account, most=most)

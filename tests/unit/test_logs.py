@@ -122,6 +122,17 @@ def test_each_line_of_a_batch_is_whole_and_they_are_written_in_a_few_pieces():
     assert not any("12025550101" in line["detail"] for line in told)
 
 
+def test_what_another_library_calls_each_is_a_value_like_any_other(log):
+    other = logging.getLogger("gunicorn.error")
+    (line,) = log(lambda _: other.warning("said", extra={"each": ["+12025550101"]}))
+    assert line["message"] == "said"
+    assert "12025550101" not in json.dumps(line)
+
+
+def test_a_batch_of_none_has_no_empty_line(log):
+    assert all(log(lambda t: t.info("said", each=[])))
+
+
 def test_a_line_has_no_character_at_which_some_reader_ends_it(log):
     (line,) = log(lambda t: t.info("said", detail="a\u2028b\x85c\nd"))
     assert line["detail"] == "a\u2028b\x85c\nd"
