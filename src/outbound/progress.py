@@ -10,23 +10,24 @@ from uuid import UUID
 
 from sqlalchemy import Connection, RowMapping, text
 
-from outbound import pages
+from outbound import models, pages
 from outbound.counters import SUMS
 from outbound.errors import Fault, invalid, not_found
 from outbound.models import STATE_COUNTERS
+from outbound.prepared import prepared
 from outbound.states import Outcome, RunStatus
 from outbound.times import rfc3339
 
 _SELECT = f"""
-    SELECT r.*, n.*, clock_timestamp() AS now, p.calls_per_second AS account_rate,
-           p.stopped,
+    SELECT {", ".join(f"r.{column.name}" for column in models.runs.columns)}, n.*,
+           clock_timestamp() AS now, p.calls_per_second AS account_rate, p.stopped,
            CASE WHEN r.ended_at IS NULL THEN (
                SELECT b.last_error FROM breakers b WHERE b.account_id = r.account_id
                 ORDER BY b.opened_at LIMIT 1) END AS last_error
       FROM runs r JOIN account_pace p ON p.account_id = r.account_id
       CROSS JOIN LATERAL (SELECT {SUMS} FROM run_counters c WHERE c.run_id = r.id) n
 """  # noqa: S608 - our own column names
-_ONE = text(f"{_SELECT} WHERE r.id = :run AND r.account_id = :account")
+_ONE = prepared(f"{_SELECT} WHERE r.id = :run AND r.account_id = :account")
 _PAGE = text(f"""
     {_SELECT}
      WHERE r.account_id = :account AND (CAST(:before AS uuid) IS NULL OR r.id < :before)

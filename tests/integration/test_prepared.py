@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import event, text
 
 from factories import claim, do, make_account, make_run, phone
-from outbound import db, recording
+from outbound import db, progress, recording
 from outbound.carriers.base import Progress
 from outbound.prepared import prepared
 from plans import explained, settle_down
@@ -120,15 +120,21 @@ class TestYoung:
 
     def test_a_migration_that_adds_a_column_is_noticed_by_nobody(self, node, engine):
         account = make_account(engine)
-        make_run(engine, account, [phone(0), phone(1)])
+        run = make_run(engine, account, [phone(0), phone(1)])
         self.dial(node, account)
+        self.show(node, account, run)
         tables = ("calls", "attempts", "runs", "run_counters", "events", "account_pace", "breakers")
         for table in tables:
             do(engine, f"ALTER TABLE {table} ADD added integer")
         failed = []
         event.listen(node.engine, "handle_error", failed.append)
         self.dial(node, account)
+        self.show(node, account, run)
         assert not failed
+
+    def show(self, node, account, run):
+        with db.reading(node.engine) as connection:
+            assert progress.run(connection, account, run)
 
     def dial(self, node, account, most=1):
         claimed = claim(node, account, most=most)
