@@ -25,7 +25,7 @@ from processes import Process, wait_until
 FULL = {
     "rounds": 7, "calls": 20_000, "senders": "8,16,32,64,128,256",
     "series_calls": 2000, "sql_calls": 20_000, "dramatiq_calls": 2000, "dramatiq_threads": "4,8,16",
-    "rq_calls": 400,
+    "rq_calls": 200,
 }  # fmt: skip
 QUICK = {
     "rounds": 1, "calls": 400, "senders": "8,16", "series_calls": 200,
