@@ -17,6 +17,7 @@ from twilio.request_validator import RequestValidator
 
 from dashboards import LOGS, events_in, expressions, fields_in
 from factories import phone
+from outbound import claims
 from outbound.log_summary import Summary
 from processes import free_port, wait_until
 
@@ -183,13 +184,15 @@ class Everything:
         self.world.wait_for_run(self.key, run)
 
     def claim_has_waited(self):
+        name = claims._LOCK_RUN.get_execution_options()["prepared_as"]
         with self.engine.connect() as connection:
             return connection.execute(
                 text(
                     "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND"
-                    " query LIKE '%FROM runs WHERE id = %' AND"
+                    " starts_with(query, :waits) AND"
                     " query_start < clock_timestamp() - interval '1.5 s'"
-                )
+                ),
+                {"waits": f"EXECUTE {name} "},
             ).scalar()
 
     def forged_and_foreign_callbacks(self):
