@@ -230,15 +230,29 @@ MUTANTS = (
     Mutant(
         "an attempt of which two things are said is judged apart",
         "settling.py",
-        "if times[item.attempt_id] > 1",
-        "if False",
+        "or (again and item.attempt_id in again)",
+        "",
         "test_alike.py::test_what_is_said_twice",
+    ),
+    Mutant(
+        "a plan is made for a big table, also while it is empty",
+        "prepared.py",
+        "SET enable_seqscan = off",
+        "SET enable_seqscan = on",
+        "test_prepared.py::TestYoung",
+    ),
+    Mutant(
+        "of an account's messages the last alone is answered where others wait",
+        "doorbell.py",
+        "redis.call('DECR', KEYS[1]) > 0",
+        "redis.call('DECR', KEYS[1]) > 99",
+        "test_doorbell.py::test_where_others_wait",
     ),
     Mutant(
         "a call that was dialled before is judged apart",
         "alike.py",
-        "count(*) OVER (PARTITION BY call_id) > 1 THEN",
-        "false THEN",
+        "c.last_number <> 1 AS by_itself",
+        "false AS by_itself",
         "test_alike.py::test_those_that_were_dialled_before",
     ),
     Mutant(
