@@ -17,7 +17,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, TextClause
+from sqlalchemy import Connection, Executable, Row
 
 from outbound import as_json, db
 from outbound.prepared import prepared
@@ -33,12 +33,8 @@ from outbound.states import (
 )
 
 _SHARED = [name for name in Attempt._fields if name not in ("id", "call_id")]
-_OWN = (
-    *_SHARED,
-    *("carrier", "call_state", "call_outcome", "call_attempts", "waiting_for", "call_cancelled"),
-    "run_id",
-)
-_ALIKE = ", ".join(_OWN)
+_OF_CALL = ("call_state", "call_outcome", "call_attempts", "waiting_for", "call_cancelled")
+_ALIKE = ", ".join((*_SHARED, "carrier", *_OF_CALL, "run_id"))
 # OFFSET 0 and LIMIT 1 keep each row a probe by its id: joined plainly, a batch of 100 read all runs
 # there are, and all attempts of a table that was analysed while it was empty. A call of which there
 # was ever more than one attempt is a group of its own, and so is each of those.
@@ -54,7 +50,7 @@ _ROWS = f"""
 """  # noqa: S608 - only our own column names
 
 
-def _with_runs(groups: str) -> TextClause:
+def _with_runs(groups: str) -> Executable:
     return prepared(f"""
         SELECT found.*, r.account_id, r.purge_started_at IS NOT NULL AS purged, r.status,
                r.max_attempts, r.retry_delay, r.retry_on, r.ring_timeout,
@@ -271,7 +267,7 @@ def write(connection: Connection, attempts: list[Attempts], calls: list[Calls]) 
     _write(connection, _WRITE_CALLS, [one.now._asdict() | {"ids": one.ids} for one in calls])
 
 
-def _write(connection: Connection, statement: TextClause, rows: list[dict[str, Any]]) -> None:
+def _write(connection: Connection, statement: Executable, rows: list[dict[str, Any]]) -> None:
     if rows:
         ids = db.array(one for row in rows for one in row["ids"])
         connection.execute(statement, {"rows": as_json.dumps(rows), "ids": ids})

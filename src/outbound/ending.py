@@ -15,9 +15,12 @@ STILL_DIALS = """
 
 MAY_BE_REDIALLED = f"""
     r.on_unknown = 'redial' AND a.state = 'unknown' AND c.state = 'unknown'
-    AND a.carrier_call_id IS NULL AND a.heard_at IS NULL AND c.attempts < r.max_attempts
+    AND (a.carrier_call_id || '') IS NULL AND a.heard_at IS NULL AND c.attempts < r.max_attempts
     AND NOT c.cancel_requested AND {STILL_DIALS}"""
-"""Of run `r`, attempt `a`, call `c`: its author's redial may come, if time and look-ups bear it."""
+"""Of run `r`, attempt `a`, call `c`: its author's redial may come, if time and look-ups bear it.
+
+Written so, no plan looks for what has no id in the index of ids: all that was refused is there.
+"""
 
 IS_OVER = f"""
     r.ended_at IS NULL
