@@ -25,7 +25,7 @@ from outbound import doorbell, unknowns
 from outbound.carriers.base import CarrierCall, CarrierUnavailable, Progress
 from outbound.errors import Refused, Unavailable
 from outbound.reconciler import on_demand, sweeps
-from outbound.reconciler.leader import _BECOME
+from outbound.reconciler.leader import _BECOME, MOST_REST, Reconciler
 from outbound.reconciler.sweeps import Deposed, Scope
 from outbound.reconciler.table import SWEEPS
 from outbound.states import Kind
@@ -279,6 +279,24 @@ def test_two_parallel_sweeps_redial_an_unknown_once(node, engine, account):
     with ThreadPoolExecutor(4) as pool:
         reports = list(pool.map(lambda _: sweep(node, "redial_unknowns"), range(4)))
     assert sum(report.redialled for report in reports) == 1
+
+
+def test_the_leader_rests_between_two_batches_and_not_after_the_last(
+    node, engine, account, monkeypatch
+):
+    monkeypatch.setattr(sweeps, "BATCH", 2)
+    make_run(engine, account, [phone(n) for n in range(5)])
+    claim(node, account, most=5)
+    lease_ran_out(engine)
+    leader = Reconciler(node, doorbell.client(node.settings, read_seconds=2))
+    assert leader._lock.acquire()
+    rests = []
+    monkeypatch.setattr(leader._stop, "wait", rests.append)
+    leader._tick(leader._become_leader())
+    assert one(engine, "SELECT count(*) AS n FROM attempts WHERE state = 'unknown'")["n"] == 5
+    assert len(rests) == 2
+    assert all(0 < seconds <= MOST_REST for seconds in rests)
+    leader._lock.resign()
 
 
 class TestOnDemand:

@@ -32,6 +32,9 @@ TRUST_MARGIN = 0.5
 TICK = 1.0
 READ_SECONDS = 1.0
 POLL = 0.1
+REST = 0.5
+"""After a batch that may not be the last one, so much of its time is left to those who dial."""
+MOST_REST = 0.5
 
 _RENEW = """
 if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end
@@ -183,10 +186,12 @@ class Reconciler:
 
     def _tick(self, epoch: int) -> None:
         for sweep in self._with_work(epoch):
-            full = True
-            while full and self._lock.is_trusted and not self._stop.is_set():
+            while self._lock.is_trusted and not self._stop.is_set():
+                started = time.monotonic()
                 report = sweeps.run_once(self._node, sweep, Scope(epoch=epoch))
-                full = sweep.repeats and report.rows >= sweeps.BATCH
+                if not sweep.repeats or report.rows < sweeps.BATCH:
+                    break
+                self._stop.wait(min(REST * (time.monotonic() - started), MOST_REST))
 
     def _with_work(self, epoch: int) -> list[Sweep]:
         with db.reading(self._node.engine) as connection:
