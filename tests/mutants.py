@@ -258,9 +258,23 @@ MUTANTS = (
     Mutant(
         "an account's own runs only",
         "progress.py",
-        "WHERE r.id = :run AND r.account_id = :account",
+        "WHERE r.id = :run AND r.account_id = who.key_account",
         "WHERE r.id = :run",
         "test_api.py::TestWhoMayAsk::test_another_accounts_object",
+    ),
+    Mutant(
+        "a revoked key is none",
+        "accounts.py",
+        "WHERE hash = :hash AND revoked_at IS NULL",
+        "WHERE hash = :hash",
+        "security/test_every_route.py::401",
+    ),
+    Mutant(
+        "a session ends with its key",
+        "sessions.py",
+        'clock_timestamp() AND k.revoked_at IS NULL"""\n',
+        'clock_timestamp()"""\n',
+        "security/test_every_route.py::401",
     ),
 )
 

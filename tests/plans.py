@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, TextClause, event, text
+from sqlalchemy import Connection, Engine, TextClause, TextualSelect, event, text
 
 from outbound.reconciler import leader
 from outbound.reconciler.table import SWEEPS
@@ -127,7 +127,7 @@ def _rows(node: dict[str, Any]) -> int:
 
 def _name_of(context: Any, statement: str) -> str:
     """Name a statement by the constant of ours that it is, or the sweep whose candidates."""
-    said: str = getattr(context.invoked_statement, "text", statement)
+    said = _text_of(context.invoked_statement) or statement
     if said == leader._probe_of(SWEEPS).text:
         return "leader._probe_of"
     for sweep in SWEEPS:
@@ -136,6 +136,12 @@ def _name_of(context: Any, statement: str) -> str:
     for name, module in list(sys.modules.items()):
         if name.startswith("outbound."):
             for constant, value in vars(module).items():
-                if isinstance(value, TextClause) and value.text == said:
+                if _text_of(value) == said:
                     return f"{name.removeprefix('outbound.')}.{constant}"
     return " ".join(said.split())
+
+
+def _text_of(statement: Any) -> str | None:
+    """Give the text of one that is written as such; its columns may be known besides."""
+    whole = statement.element if isinstance(statement, TextualSelect) else statement
+    return whole.text if isinstance(whole, TextClause) else None

@@ -14,7 +14,17 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine, text
 
 from factories import FakeCarrier, claim, do, make_account, make_run, phone, record, say
-from outbound import calls, claims, hanging_up, progress, recording, runs, unknowns
+from outbound import (
+    accounts,
+    calls,
+    claims,
+    hanging_up,
+    progress,
+    recording,
+    runs,
+    sessions,
+    unknowns,
+)
 from outbound.accounts import Caller
 from outbound.carriers.base import Progress
 from outbound.claims import ClaimedCall
@@ -154,8 +164,15 @@ class Walk:
 
     def _show(self) -> None:
         account, run = self.field.account, self.field.run
+        with self.node.engine.begin() as connection:
+            key_id, key = accounts.create_key(connection, account, "viewer")
+            cookie = sessions.start(connection, Caller(account, key_id, "viewer", "req-1"))
         with self._step("GET run"), self.node.engine.connect() as connection:
-            progress.run(connection, account, run)
+            for who, digest in (
+                (accounts.WHO, accounts.digest(key)),
+                (sessions.WHO, sessions.digest(cookie)),
+            ):
+                assert progress.run_and_asker(connection, who, digest, run)["id"] == run
         for state in (None, "in_progress"):
             name = "GET calls" + (f"?state={state}" if state else "")
             with self._step(name), self.node.engine.connect() as connection:

@@ -10,11 +10,12 @@ pooler, which may give each transaction another one, every statement is planned 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import Engine, TextClause, event, text
+from sqlalchemy import Engine, Executable, column, event, text
 
 _FOR_ALL_VALUES = """
     SET plan_cache_mode = force_generic_plan;  -- else the first five plans are thrown away
@@ -26,15 +27,17 @@ SESSION_LOST = ("26000", "42P05", "0A000")
 connection is closed, and the same transaction works on another."""
 
 
-def prepared(sql: str) -> TextClause:
+def prepared(sql: str, columns: Iterable[str] = ()) -> Executable:
     """Build a statement that is planned once for each connection.
 
     Args:
         sql: as for text(); each parameter's type must follow from the statement itself, and it
             names the columns that it returns: with `*` a migration that adds one would break it.
+        columns: those names, where there are many: how rows are read is then worked out once, too.
     """
     name = f"outbound_{sha256(sql.encode()).hexdigest()[:16]}"
-    return text(sql).execution_options(**{_AS: name})
+    statement: Executable = text(sql).columns(*map(column, columns)) if columns else text(sql)
+    return statement.execution_options(**{_AS: name})
 
 
 def use(engine: Engine) -> None:

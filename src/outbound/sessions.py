@@ -33,6 +33,11 @@ _READ = text("""
       FROM sessions s JOIN api_keys k ON k.id = s.key_id JOIN accounts a ON a.id = k.account_id
      WHERE s.hash = :hash AND s.expires_at > clock_timestamp() AND k.revoked_at IS NULL
 """)
+WHO = """
+    SELECT k.id AS key_id, k.account_id AS key_account, k.role
+      FROM sessions s JOIN api_keys k ON k.id = s.key_id
+     WHERE s.hash = :hash AND s.expires_at > clock_timestamp() AND k.revoked_at IS NULL"""
+"""Finds who asks with a session, as accounts.WHO does with a key."""
 _END = text("DELETE FROM sessions WHERE hash = :hash")
 
 
@@ -40,29 +45,23 @@ def start(connection: Connection, caller: Caller) -> str:
     """Open a session for this key; returns its token, which is stored nowhere."""
     token = secrets.token_urlsafe(32)
     connection.execute(_PURGE)
-    values = {"hash": _hash(token), "key": caller.key_id, "lifetime": LIFETIME}
+    values = {"hash": digest(token), "key": caller.key_id, "lifetime": LIFETIME}
     connection.execute(_START, values)
     return token
 
 
 def read(connection: Connection, token: str) -> RowMapping | None:
     """Find a session that is open: whose it is, and until when. None for any other token."""
-    if not token.isascii() or len(token) > MAX_TOKEN:
-        return None
-    return connection.execute(_READ, {"hash": _hash(token)}).mappings().first()
-
-
-def authenticate(connection: Connection, token: str, request_id: str) -> Caller | None:
-    """Find out whose session this is; None if it is over, or its key is revoked."""
-    row = read(connection, token)
-    return Caller(row["account_id"], row["key_id"], row["role"], request_id) if row else None
+    return connection.execute(_READ, {"hash": digest(token)}).mappings().first()
 
 
 def end(connection: Connection, token: str) -> None:
     """End a session; ending one that is over is no error."""
-    if token.isascii():
-        connection.execute(_END, {"hash": _hash(token)})
+    connection.execute(_END, {"hash": digest(token)})
 
 
-def _hash(token: str) -> bytes:
+def digest(token: str) -> bytes | None:
+    """Say by what WHO finds a session; None for what is no token of ours."""
+    if not token.isascii() or len(token) > MAX_TOKEN:
+        return None
     return hashlib.sha256(token.encode()).digest()

@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import event, text
 
 from factories import claim, do, make_account, make_run, phone
-from outbound import db, progress, recording
+from outbound import accounts, db, progress, recording
 from outbound.carriers.base import Progress
 from outbound.prepared import prepared
 from plans import explained, settle_down
@@ -121,20 +121,32 @@ class TestYoung:
     def test_a_migration_that_adds_a_column_is_noticed_by_nobody(self, node, engine):
         account = make_account(engine)
         run = make_run(engine, account, [phone(0), phone(1)])
+        with engine.begin() as connection:
+            _, key = accounts.create_key(connection, account, "viewer")
         self.dial(node, account)
-        self.show(node, account, run)
-        tables = ("calls", "attempts", "runs", "run_counters", "events", "account_pace", "breakers")
+        self.show(node, key, run)
+        tables = (
+            "api_keys",
+            "calls",
+            "attempts",
+            "runs",
+            "run_counters",
+            "events",
+            "account_pace",
+            "breakers",
+        )
         for table in tables:
             do(engine, f"ALTER TABLE {table} ADD added integer")
         failed = []
         event.listen(node.engine, "handle_error", failed.append)
         self.dial(node, account)
-        self.show(node, account, run)
+        self.show(node, key, run)
         assert not failed
 
-    def show(self, node, account, run):
+    def show(self, node, key, run):
+        digest = accounts.digest(key)
         with db.reading(node.engine) as connection:
-            assert progress.run(connection, account, run)
+            assert progress.run_and_asker(connection, accounts.WHO, digest, run)["id"] == run
 
     def dial(self, node, account, most=1):
         claimed = claim(node, account, most=most)

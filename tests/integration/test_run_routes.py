@@ -8,10 +8,11 @@ import falcon.testing
 import pytest
 
 from factories import CALLER_ID, FakeCarrier, claim, make_account, make_run, phone
-from outbound import accounts, calls
+from outbound import accounts, calls, sessions
 from outbound import runs as runs_module
-from outbound.api import quiet
+from outbound.api import auth, quiet
 from outbound.api.app import create_app
+from plans import statements
 
 RUNS = "/api/outbound/runs"
 
@@ -52,6 +53,25 @@ def client(app, engine, account):
 @pytest.fixture
 def run(engine, account):
     return make_run(engine, account, map(phone, range(5)))
+
+
+@pytest.mark.parametrize("by", ["key", "session"])
+def test_a_run_is_read_together_with_who_asks_for_it(client, run, node, by):
+    known = {"Authorization": f"Bearer {client.key}"}
+    if by == "session":
+        with node.engine.begin() as connection:
+            caller = accounts.authenticate(connection, client.key, "sign-in")
+            known = {"Cookie": f"{auth.COOKIE}={sessions.start(connection, caller)}"}
+    with statements(node.engine) as seen:
+        answer = client.http.simulate_get(f"{RUNS}/{run}", headers=known)
+    assert (answer.status_code, answer.json["run_id"]) == (200, str(run))
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("run_id", ["0190f3a4-0000-7000-8000-000000000000", "no-such", "'"])
+def test_what_is_no_run_is_404_once_it_is_known_who_asks(client, run_id):
+    assert client.get(f"/{run_id}").status_code == 404
+    assert client.get(f"/{run_id}", Authorization="Bearer ob_nobody").status_code == 401
 
 
 class TestEtags:

@@ -99,7 +99,7 @@ class Api:
         with engine.begin() as connection:
             account = accounts.create(connection, "acme", **fields)
             own, _ = accounts.create_key(connection, account, "admin")
-            values = {"hash": accounts._hash(KEY)}
+            values = {"hash": accounts.digest(KEY)}
             connection.execute(update(api_keys).where(api_keys.c.id == own).values(values))
             self.keys = [str(accounts.create_key(connection, account, "viewer")[0])]
         do(engine, "UPDATE account_pace SET calls_per_second = 1000, max_live_calls = 100")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import falcon
 import structlog
+from sqlalchemy import Connection, RowMapping
 
 from outbound import accounts, db, sessions
 from outbound.accounts import Caller, Role
 from outbound.errors import Refused
+from outbound.prepared import prepared
 
 COOKIE = "outbound_session"
 SECURE_COOKIE = f"__Host-{COOKIE}"
@@ -20,48 +23,57 @@ _NO_KEY = "Send a valid API key: Authorization: Bearer ob_…"
 _OVER = "Your session is over, or its key was revoked."
 _READS = ("GET", "HEAD", "OPTIONS")
 
+LookUp = Callable[..., RowMapping | None]
+"""Finds who asks, given a connection, accounts.WHO or sessions.WHO, the digest by which that
+finds them, and the path's parameters; None for nobody."""
+_ALONE = {who: prepared(who) for who in (accounts.WHO, sessions.WHO)}
 
-def identify(req: falcon.Request, role: Role) -> None:
-    """Put the Caller into `req.context.caller`.
+
+def who_asks(connection: Connection, who: str, digest: bytes, **_: str) -> RowMapping | None:
+    """Find who asks, and no more."""
+    return connection.execute(_ALONE[who], {"hash": digest}).mappings().first()
+
+
+def identify(req: falcon.Request, role: Role, look_up: LookUp, params: dict[str, str]) -> None:
+    """Put the Caller into `req.context.caller`, and what was read for them into `asked`.
 
     Raises:
         Refused: 401 without a good key or session, or from a page that shows another key's name;
             403 with one whose role is too small, or for a write that another site's page sent
             with our user's cookie.
     """
-    caller = _caller(req)
-    if caller is None:
+    row = req.context.asked = _look_up(req, look_up, params)
+    if row is None:
         over = req.get_header(SIGNED_IN_AS) is not None
         raise Refused("unauthorized", _OVER if over else _NO_KEY, 401)
+    caller = Caller(row["key_account"], row["key_id"], row["role"], req.context.request_id)
     req.context.caller = caller
     structlog.contextvars.bind_contextvars(account_id=str(caller.account_id))
     if Role[caller.role.upper()] < role:
         raise Refused("forbidden", f"This needs a key with the role {role.word}.", 403)
 
 
-def _caller(req: falcon.Request) -> Caller | None:
+def _look_up(req: falcon.Request, look_up: LookUp, params: dict[str, str]) -> RowMapping | None:
     given = req.get_header("Authorization")
     token = session_token(req) if given is None else None
-    if token is not None:
-        return _by_session(req, token)
-    scheme, _, secret = (given or "").partition(" ")
-    if scheme.lower() != "bearer" or not secret:
+    if token is None:
+        scheme, _, secret = (given or "").partition(" ")
+        digest = accounts.digest(secret.strip()) if scheme.lower() == "bearer" else None
+    else:
+        if req.method not in _READS:
+            refuse_other_sites(req)
+        digest = sessions.digest(token)
+    if digest is None:
         return None
     with db.reading(req.context.node.engine) as connection:
-        return accounts.authenticate(connection, secret.strip(), req.context.request_id)
-
-
-def _by_session(req: falcon.Request, token: str) -> Caller | None:
-    if req.method not in _READS:
-        refuse_other_sites(req)
-    with db.reading(req.context.node.engine) as connection:
-        caller = sessions.authenticate(connection, token, req.context.request_id)
+        who = accounts.WHO if token is None else sessions.WHO
+        row = look_up(connection, who, digest, **params)
     # The cookie is of all tabs. A page that shows another account's name must not show, or stop,
     # what the key does that signed in after it.
-    if caller and req.get_header(SIGNED_IN_AS) not in (None, str(caller.key_id)):
+    if row and token and req.get_header(SIGNED_IN_AS) not in (None, str(row["key_id"])):
         detail = "Another key has signed in, in another tab of this browser."
         raise Refused("unauthorized", detail, 401)
-    return caller
+    return row
 
 
 def session_token(req: falcon.Request) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import falcon
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, RowMapping
 
 from outbound import calls, cancelling, db, idempotency, intake, progress, runs, schemas, unknowns
 from outbound.accounts import Role
@@ -25,11 +25,17 @@ Request = falcon.Request
 Response = falcon.Response
 
 
-def _run_id(text: str) -> UUID:
+def _uuid(text: str) -> UUID | None:
     try:
         return UUID(text)
     except ValueError:
-        raise not_found("run") from None
+        return None
+
+
+def _run_id(text: str) -> UUID:
+    if (run_id := _uuid(text)) is None:
+        raise not_found("run")
+    return run_id
 
 
 def _param(req: Request, name: str) -> str | None:
@@ -70,9 +76,16 @@ def list_runs(req: Request, resp: Response) -> None:
     _send_unless_known(req, resp, found, progress.etag_of_page(found))
 
 
+def _run_and_asker(
+    connection: Connection, who: str, digest: bytes, *, run_id: str
+) -> RowMapping | None:
+    return progress.run_and_asker(connection, who, digest, _uuid(run_id))
+
+
 def show_run(req: Request, resp: Response, run_id: str) -> None:
     """GET /runs/{run_id}; 304 if nothing but the ETA changed."""
-    body = _read_run(req, _run_id(run_id))
+    del run_id  # read already, with who asks
+    body = progress.show(req.context.asked)
     _send_unless_known(req, resp, body, progress.etag(body))
 
 
@@ -223,7 +236,7 @@ ROUTES = [
     Route("POST", _RUNS, Role.OPERATOR, create_run),
     Route("GET", _RUNS, Role.VIEWER, list_runs),
     Route("POST", f"{_RUNS}/reconcile", Role.OPERATOR, reconcile),
-    Route("GET", _RUN, Role.VIEWER, show_run),
+    Route("GET", _RUN, Role.VIEWER, show_run, _run_and_asker),
     Route("POST", f"{_RUN}/pause", Role.OPERATOR, pause_run),
     Route("POST", f"{_RUN}/resume", Role.OPERATOR, resume_run),
     Route("POST", f"{_RUN}/cancel", Role.OPERATOR, cancel_run),
