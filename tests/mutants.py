@@ -272,8 +272,15 @@ MUTANTS = (
     Mutant(
         "a session ends with its key",
         "sessions.py",
-        'clock_timestamp() AND k.revoked_at IS NULL"""\n',
-        'clock_timestamp()"""\n',
+        " AND k.revoked_at IS NULL",
+        "",
+        "security/test_every_route.py::401",
+    ),
+    Mutant(
+        "a session ends with its time",
+        "sessions.py",
+        " AND s.expires_at > clock_timestamp()",
+        "",
         "security/test_every_route.py::401",
     ),
 )

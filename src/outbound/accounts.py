@@ -248,7 +248,7 @@ def authenticate(connection: Connection, secret: str, request_id: str) -> Caller
 
 def digest(secret: str) -> bytes | None:
     """Say by what WHO finds a key; None for what is none."""
-    # The secret is 256 random bits: a slow password hash would only slow every request.
     if not secret.startswith(PREFIX) or not secret.isascii():
         return None
+    # The secret is 256 random bits: a slow password hash would only slow every request.
     return hashlib.sha256(secret.encode()).digest()

@@ -19,7 +19,8 @@ MAY_BE_REDIALLED = f"""
     AND NOT c.cancel_requested AND {STILL_DIALS}"""
 """Of run `r`, attempt `a`, call `c`: its author's redial may come, if time and look-ups bear it.
 
-Written so, no plan looks for what has no id in the index of ids: all that was refused is there.
+Written so, no plan looks for NULL in the index of the carrier's ids: all attempts that were ever
+refused are there, and more each day.
 """
 
 IS_OVER = f"""

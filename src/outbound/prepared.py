@@ -33,7 +33,8 @@ def prepared(sql: str, columns: Iterable[str] = ()) -> Executable:
     Args:
         sql: as for text(); each parameter's type must follow from the statement itself, and it
             names the columns that it returns: with `*` a migration that adds one would break it.
-        columns: those names, where there are many: how rows are read is then worked out once, too.
+        columns: those names, in their order, where there are many: SQLAlchemy then works out once
+            how rows are read, not each time.
     """
     name = f"outbound_{sha256(sql.encode()).hexdigest()[:16]}"
     statement: Executable = text(sql).columns(*map(column, columns)) if columns else text(sql)

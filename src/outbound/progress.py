@@ -63,7 +63,7 @@ def run(connection: Connection, account_id: UUID, run_id: UUID) -> dict[str, Any
 def run_and_asker(
     connection: Connection, who: str, digest: bytes, run_id: UUID | None
 ) -> RowMapping | None:
-    """Read one run together with who asks for it: one round trip, where two cost twice as much.
+    """Read one run together with who asks for it: one round trip, not two.
 
     Args:
         connection: to read with.

@@ -125,17 +125,8 @@ class TestYoung:
             _, key = accounts.create_key(connection, account, "viewer")
         self.dial(node, account)
         self.show(node, key, run)
-        tables = (
-            "api_keys",
-            "calls",
-            "attempts",
-            "runs",
-            "run_counters",
-            "events",
-            "account_pace",
-            "breakers",
-        )
-        for table in tables:
+        tables = "api_keys sessions calls attempts runs run_counters events account_pace breakers"
+        for table in tables.split():
             do(engine, f"ALTER TABLE {table} ADD added integer")
         failed = []
         event.listen(node.engine, "handle_error", failed.append)

@@ -292,11 +292,13 @@ def test_the_leader_rests_between_two_batches_and_not_after_the_last(
     assert leader._lock.acquire()
     rests = []
     monkeypatch.setattr(leader._stop, "wait", rests.append)
-    leader._tick(leader._become_leader())
+    try:
+        leader._tick(leader._become_leader())
+    finally:
+        leader._lock.resign()
     assert one(engine, "SELECT count(*) AS n FROM attempts WHERE state = 'unknown'")["n"] == 5
     assert len(rests) == 2
     assert all(0 < seconds <= MOST_REST for seconds in rests)
-    leader._lock.resign()
 
 
 class TestOnDemand:

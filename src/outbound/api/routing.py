@@ -23,8 +23,8 @@ class Route:
         role: the least that a key needs; None for a route that takes no key.
         handler: called as `handler(req, resp, **path parameters)`; finds the Node in
             `req.context.node` and the Caller in `req.context.caller`.
-        look_up: for a route that is asked all the time: finds out who asks and reads what the
-            handler shows, in one round trip; it finds that in `req.context.asked`.
+        look_up: for a route with a role that is asked all the time: finds out who asks and reads
+            what the handler shows in one round trip, and leaves it in `req.context.asked`.
     """
 
     method: str

@@ -33,8 +33,9 @@ TICK = 1.0
 READ_SECONDS = 1.0
 POLL = 0.1
 REST = 0.5
-"""After a batch that may not be the last one, so much of its time is left to those who dial."""
+"""After a batch that may not be the last one, this share of its time is left to those who dial."""
 MOST_REST = 0.5
+"""Seconds."""
 
 _RENEW = """
 if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end
