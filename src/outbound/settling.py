@@ -95,10 +95,14 @@ _LOCK = prepared("""
     SELECT id FROM calls WHERE id = ANY (ARRAY(SELECT call_id FROM locked))
      ORDER BY id FOR NO KEY UPDATE
 """)
+# Each id is looked for by itself. Asked for all at once, PostgreSQL 15 planned, while there were no
+# attempts, to read every one of the carrier's.
 _ID_OWNERS = prepared("""
-    SELECT carrier, carrier_call_id, id FROM attempts
-     WHERE carrier = ANY (CAST(:carriers AS text[]))
-       AND carrier_call_id = ANY (CAST(:sids AS text[]))
+    SELECT o.carrier, o.carrier_call_id, o.id
+      FROM unnest(CAST(:carriers AS text[]), CAST(:sids AS text[])) AS w (carrier, sid)
+     CROSS JOIN LATERAL (
+        SELECT carrier, carrier_call_id, id FROM attempts
+         WHERE carrier = w.carrier AND carrier_call_id = w.sid LIMIT 1) o
 """)
 CONTESTED = text("""
     SELECT EXISTS (
@@ -219,8 +223,8 @@ class _Batch:
             if item.carrier_call_id and (row := self.rows.get(item.attempt_id))
         }
         if asked := sorted(said - owners.keys()):
-            carriers, sids = ({*column} for column in zip(*asked, strict=True))
-            values = {"carriers": sorted(carriers), "sids": sorted(sids)}
+            carriers, sids = map(list, zip(*asked, strict=True))
+            values = {"carriers": carriers, "sids": sids}
             for found in self.connection.execute(_ID_OWNERS, values):
                 owners[found.carrier, found.carrier_call_id] = found.id
         return owners

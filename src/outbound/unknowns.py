@@ -32,17 +32,17 @@ MATCH_AFTER = timedelta(hours=24)
 YOUNG = timedelta(minutes=15)
 """So long a person's "not placed" or "redial" is too early, unless forced."""
 
-DUE_LOOKUPS = """
-    SELECT a.id FROM attempts a
-     WHERE a.ended_at IS NULL AND a.state IN ('placed', 'unknown')
-       AND a.next_lookup_at <= clock_timestamp()
-"""
+IS_DUE = """
+    a.ended_at IS NULL AND a.state IN ('placed', 'unknown')
+    AND a.next_lookup_at <= clock_timestamp()"""
+"""Of an attempt `a`: it is to be looked up now."""
 _TAKE = text(f"""
     SELECT a.id, a.state, a.carrier_call_id, a.phone, a.caller_id, a.claimed_at, a.unknown_at,
            a.lookups_fail_since, clock_timestamp() AS now
       FROM attempts a
-     WHERE a.id = ANY (ARRAY({DUE_LOOKUPS} AND a.account_id = :account
-                              ORDER BY a.next_lookup_at LIMIT :limit))
+     WHERE a.id = ANY (ARRAY(
+        SELECT a.id FROM attempts a WHERE {IS_DUE} AND a.account_id = :account
+         ORDER BY a.next_lookup_at LIMIT :limit))
      ORDER BY a.id FOR NO KEY UPDATE OF a SKIP LOCKED
 """)  # noqa: S608 - our own words
 _AT = """

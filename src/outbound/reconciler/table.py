@@ -117,8 +117,7 @@ SWEEPS = (
     Sweep(
         "ring_look_ups",
         "an unknown, or a placed call that the carrier fell silent about, is due for look-up",
-        f"SELECT DISTINCT x.account_id FROM attempts x"
-        f" WHERE x.id IN ({unknowns.DUE_LOOKUPS} AND {_A})",
+        f"SELECT DISTINCT a.account_id FROM attempts a WHERE {unknowns.IS_DUE} AND {_A}",
         sweeps.ring(doorbell.RESOLVE),
         repeats=False,
     ),
