@@ -40,6 +40,7 @@ class Watched:
 
     Attributes:
         quiet: from when (a 200 to pause or cancel) to when no new request may be sent.
+        last: what GET run answered last, and `asked` when it was asked for that.
     """
 
     key: str
@@ -48,6 +49,7 @@ class Watched:
     max_attempts: int = 1
     quiet: list[tuple[float, float]] = field(default_factory=list)
     last: dict[str, Any] = field(default_factory=dict)
+    asked: float = 0.0
 
 
 class Judge:
@@ -81,6 +83,7 @@ class Judge:
     def _read(self, session: requests.Session, one: Watched) -> None:
         url = f"{self._fleet.base}/api/outbound/runs/{one.run_id}"
         headers = {"Authorization": f"Bearer {one.key}"}
+        asked = time.monotonic()
         try:
             answer = session.get(url, headers=headers, timeout=15)
         except requests.RequestException:
@@ -101,13 +104,14 @@ class Judge:
         # Not in_progress: after the end a late "ringing" may still be told of.
         if body["ended_at"] and body["queued"]:
             self.wrong.append(f"ended with work left: {body}")
-        one.last = body
+        one.last, one.asked = body, asked
 
     def settle(self, seconds: float = LOOK_UP_SECONDS) -> None:
         """Wait until every watched run stands still, and the carrier was heard about unknowns."""
+        since = time.monotonic()  # what was seen before may be of a pause that is over
 
         def still() -> bool:
-            return all(one.last and not self._moving(one.last) for one in self._watched)
+            return all(one.asked > since and not self._moving(one.last) for one in self._watched)
 
         def told() -> bool:
             has = {row["attempt_id"] for row in self._fleet.ledger() if row["ended_at"]}
@@ -153,10 +157,11 @@ class Judge:
             AssertionError: something was untrue at some moment, or is at the end.
         """
         watched, self._watched = self._watched, []
+        # Before the ledger, which has then whatever they tell of.
+        last_calls = [{call["phone"]: call for call in self._last_calls(one)} for one in watched]
         ledger = by_phone(self._fleet.ledger(), {p for one in watched for p in one.phones})
         duplicates, lost, unknown, why = 0, 0, 0, Counter[str]()
-        for one in watched:
-            calls = {call["phone"]: call for call in self._last_calls(one)}
+        for one, calls in zip(watched, last_calls, strict=True):
             lost += len(set(one.phones) - calls.keys())
             for phone in one.phones:
                 rows = ledger.get(phone, [])
