@@ -13,7 +13,7 @@ from benchmarks.ours import Ours, phones
 from benchmarks.placed import place
 from benchmarks.results import Report, Turn, in_turn
 
-FULL = {"rounds": 7, "calls": 5000, "senders": 64}
+FULL = {"rounds": 7, "calls": 2500, "senders": 64}
 QUICK = {"rounds": 1, "calls": 100, "senders": 8}
 
 
