@@ -17,18 +17,22 @@ from outbound.prepared import prepared
 from outbound.states import Outcome, RunStatus
 from outbound.times import rfc3339
 
-_SHOWN = f"""
+
+def _select(runs: str) -> str:
+    return f"""
     SELECT {", ".join(f"r.{column.name}" for column in models.runs.columns)}, n.*,
            clock_timestamp() AS now, p.calls_per_second AS account_rate, p.stopped,
            CASE WHEN r.ended_at IS NULL THEN (
                SELECT b.last_error FROM breakers b WHERE b.account_id = r.account_id
                 ORDER BY b.opened_at LIMIT 1) END AS last_error
-      FROM {{runs}} r JOIN account_pace p ON p.account_id = r.account_id
+      FROM {runs} r JOIN account_pace p ON p.account_id = r.account_id
       CROSS JOIN LATERAL (SELECT {SUMS} FROM run_counters c WHERE c.run_id = r.id) n
 """  # noqa: S608 - our own column names
+
+
 # LIMIT 1 keeps it a probe by the id: planned while there were no runs, it read all that an account
 # has by now.
-_BY_ID = _SHOWN.format(runs="(SELECT * FROM runs WHERE id = :run LIMIT 1)")
+_BY_ID = _select("(SELECT * FROM runs WHERE id = :run LIMIT 1)")
 _COLUMNS = [
     *models.runs.columns.keys(),
     *(*models.COUNTERS, "now", "account_rate", "stopped", "last_error"),
@@ -44,7 +48,7 @@ def _with(who: str) -> Executable:
 
 _BY_KEY, _BY_SESSION = _with(accounts.WHO), _with(sessions.WHO)
 _PAGE = text(f"""
-    {_SHOWN.format(runs="runs")}
+    {_select("runs")}
      WHERE r.account_id = :account AND (CAST(:before AS uuid) IS NULL OR r.id < :before)
        AND (CAST(:status AS text) IS NULL OR r.status = :status)
        AND (CAST(:search AS text) IS NULL OR strpos(lower(r.name), lower(:search)) > 0
