@@ -353,7 +353,11 @@ def _an_attempt_is_whole(seen: Seen, attempt: Any) -> None:
         assert attempt["carrier_call_id"]
         gave_up = attempt["decision"] or attempt["unknown_at"]
         assert attempt["phone_held"] or gave_up, "a placed call does not hold its phone"
-    assert attempt["account_id"] == seen.runs[attempt["run_id"]]["account_id"]
+    run = seen.runs[attempt["run_id"]]
+    assert attempt["account_id"] == run["account_id"]
+    if not (over or attempt["unknown_at"]):
+        assert run["ended_at"] is None, "claims do not count it: its run is over"
+        assert attempt["fence"] >= run["live_from"], "claims do not count it: it is too old"
 
 
 def _moved_rightly(old: Any, seen: Seen, new: Any, ledger: Ledger) -> None:

@@ -283,6 +283,41 @@ MUTANTS = (
         "",
         "security/test_every_route.py::401",
     ),
+    Mutant(
+        "where nothing is due behind the head, the whole queue is read",
+        "claims.py",
+        "         UNION ALL\n        ({_QUEUED} {_IN_ORDER})) c LIMIT 1",
+        "         UNION ALL\n        ({_QUEUED} AND r.queue_head_at IS NULL {_IN_ORDER})) c LIMIT 1",
+        "test_claims.py::TestHead",
+    ),
+    Mutant(
+        "once a second the whole queue is read",
+        "claims.py",
+        "            AND date_trunc('second', clock.now) = date_trunc('second', r.last_served_at)\n",
+        "",
+        "test_claims.py::TestHead",
+    ),
+    Mutant(
+        "a claim counts from the first that is live",
+        "claims.py",
+        'limits["first_fence"] or fence',
+        "fence",
+        "test_claims.py::TestWhatIsLive::test_a_long_call",
+    ),
+    Mutant(
+        "a claim counts what was unknown apart",
+        "claims.py",
+        "a.ended_at IS NULL AND a.unknown_at IS NOT NULL",
+        "a.ended_at IS NULL AND a.unknown_at IS NULL AND false",
+        "test_claims.py::TestWhatIsLive::test_an_unknown_whose_run_has_ended",
+    ),
+    Mutant(
+        "a claim counts what was unknown and rings",
+        "claims.py",
+        "AND (a.state <> 'unknown' OR clock.now < a.occupies_until)",
+        "AND a.state = 'unknown' AND clock.now < a.occupies_until",
+        "test_claims.py::TestWhatIsLive::test_a_call_that_was_held_to_be_over",
+    ),
 )
 
 

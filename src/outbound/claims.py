@@ -38,16 +38,47 @@ SUPPRESSED = "suppressed"
 IN_DOUBT_SECONDS = 60
 """How long a claim asks whether its COMMIT took place, before the sweep decides."""
 
-# Whether a run has due calls is asked of its first: EXISTS let the planner walk through the table
-# from its beginning, past every call that was placed already.
+_QUEUED = "SELECT c.next_attempt_at, c.id FROM calls c WHERE c.run_id = r.id AND c.is_queued"
+_IN_ORDER = "ORDER BY c.next_attempt_at, c.id LIMIT 1"
+_HEAD = f"""
+    SELECT * FROM (
+        ({_QUEUED} AND (c.next_attempt_at, c.id) >= (r.queue_head_at, r.queue_head_id)
+            AND c.next_attempt_at <= clock.now
+            AND date_trunc('second', clock.now) = date_trunc('second', r.last_served_at)
+            {_IN_ORDER})
+         UNION ALL
+        ({_QUEUED} {_IN_ORDER})) c LIMIT 1"""
+"""The first queued call of a run `r`, due or not, looked for from where the last claim found it.
+
+What was claimed before is dead, but in the index until it is vacuumed, which nothing is while
+somebody holds a snapshot open. But a call may be queued before the head: one that is woken while
+a claim is under way. So the head is a hint: where nothing is due behind it, and once a second,
+the queue is read from its beginning. Asked for its first: EXISTS let the planner walk through the
+table.
+"""
+
+# An attempt that was never unknown ends once and for all, and before its run does. Fences grow in
+# the order of the account's claims. So of a run's attempts those are live whose fence is at least
+# `live_from`, the first live one that its last claim saw; what is dead before it need not be
+# passed. Those that were unknown the carrier's word may bring back at any time: few, and counted
+# apart, whatever their run. OFFSET 0 and ORDER BY: run by run, whatever the planner knows of them.
 _LIMITS = prepared(f"""
     WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now),
     live AS MATERIALIZED (
-        SELECT a.run_id, count(*)::int AS occupying
-          FROM attempts a, clock
-         WHERE a.account_id = :account AND a.ended_at IS NULL
-           AND (a.state <> 'unknown' OR clock.now < a.occupies_until)
-         GROUP BY a.run_id)
+        SELECT run_id, count(*)::int AS occupying, min(fence) AS first_fence FROM (
+            SELECT a.run_id, a.fence FROM (
+                SELECT id, live_from FROM runs
+                 WHERE account_id = :account AND ended_at IS NULL AND started_at IS NOT NULL
+                 ORDER BY id) r
+              CROSS JOIN LATERAL (
+                SELECT a.run_id, a.fence FROM attempts a
+                 WHERE a.account_id = :account AND a.run_id = r.id AND a.fence >= r.live_from
+                   AND a.ended_at IS NULL AND a.unknown_at IS NULL OFFSET 0) a
+             UNION ALL
+            SELECT a.run_id, NULL FROM attempts a, clock
+             WHERE a.account_id = :account AND a.ended_at IS NULL AND a.unknown_at IS NOT NULL
+               AND (a.state <> 'unknown' OR clock.now < a.occupies_until)) a
+         GROUP BY run_id)
     SELECT clock.now, p.max_live_calls, p.calls_per_second AS account_rate,
            p.next_send_at AS account_next, p.min_seconds_between_calls, p.stopped,
            p.not_before, p.backoff_seconds, b.next_trial_at,
@@ -57,14 +88,15 @@ _LIMITS = prepared(f"""
       LEFT JOIN LATERAL (
         SELECT r.id AS run_id, r.concurrency, r.calls_per_second AS run_rate,
                r.next_send_at AS run_next, r.caller_id, r.answer_url, r.twiml, r.ring_timeout,
-               r.max_call_duration, r.request_id, coalesce(l.occupying, 0) AS run_live
+               r.max_call_duration, r.request_id, coalesce(l.occupying, 0) AS run_live,
+               l.first_fence, head.next_attempt_at AS head_at, head.id AS head_id
           FROM runs r LEFT JOIN live l ON l.run_id = r.id
+         CROSS JOIN LATERAL ({_HEAD}) head
          WHERE r.account_id = :account AND r.status IN ('pending', 'running')
            AND {ending.STILL_DIALS}
            AND coalesce(l.occupying, 0) < r.concurrency
            AND (r.next_send_at IS NULL OR r.next_send_at <= clock.now + :look_ahead)
-           AND (SELECT c.next_attempt_at FROM calls c WHERE c.run_id = r.id AND c.is_queued
-                 ORDER BY c.next_attempt_at, c.id LIMIT 1) <= clock.now
+           AND head.next_attempt_at <= clock.now
          ORDER BY r.last_served_at NULLS FIRST, r.id LIMIT 1) r ON true
      WHERE p.account_id = :account
 """)
@@ -80,6 +112,7 @@ _CLAIM = prepared("""
     WITH due AS MATERIALIZED (
         SELECT id, phone, variables, last_number, next_attempt_at FROM calls
          WHERE run_id = :run AND is_queued AND next_attempt_at <= :now
+           AND (next_attempt_at, id) >= (:head_at, :head_id)
          ORDER BY next_attempt_at, id LIMIT :scan FOR UPDATE SKIP LOCKED),
     judged AS MATERIALIZED (
         SELECT due.*,
@@ -139,6 +172,7 @@ _MARK_SERVED = prepared("""
         UPDATE account_pace SET last_claim_at = :now, next_send_at = :account_next
          WHERE account_id = :account)
     UPDATE runs SET last_served_at = :now, next_send_at = :run_next,
+           queue_head_at = :head_at, queue_head_id = :head_id, live_from = :live_from,
            status = CASE WHEN :claimed THEN 'running' ELSE status END,
            started_at = CASE WHEN :claimed THEN coalesce(started_at, :now) ELSE started_at END
      WHERE id = :run
@@ -146,19 +180,18 @@ _MARK_SERVED = prepared("""
 _XACT_STATUS = text("SELECT pg_xact_status(CAST(:xid AS xid8))")
 # With ORDER BY, which the index of open runs gives. Without it another index cost the same while
 # there were no runs, and the plan then read all that the account ever had.
-_NEXT_DUE = prepared("""
-    SELECT extract(epoch FROM min(greatest(due.at, r.next_send_at - CAST(:ahead AS interval),
-                   p.next_send_at - CAST(:ahead AS interval), p.not_before)) - :since)::float
-      FROM account_pace p
+_NEXT_DUE = prepared(f"""
+    WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now)
+    SELECT extract(epoch FROM min(greatest(head.next_attempt_at, p.not_before,
+                   r.next_send_at - CAST(:ahead AS interval),
+                   p.next_send_at - CAST(:ahead AS interval))) - :since)::float
+      FROM clock CROSS JOIN account_pace p
      CROSS JOIN LATERAL (
-        SELECT id, next_send_at FROM runs
+        SELECT id, next_send_at, last_served_at, queue_head_at, queue_head_id FROM runs
          WHERE account_id = p.account_id AND ended_at IS NULL
            AND status IN ('pending', 'running') AND NOT cancel_requested
          ORDER BY id) r
-     CROSS JOIN LATERAL (
-        SELECT c.next_attempt_at AS at FROM calls c
-         WHERE c.run_id = r.id AND c.is_queued
-         ORDER BY c.next_attempt_at LIMIT 1) due
+     CROSS JOIN LATERAL ({_HEAD}) head
      WHERE p.account_id = :account AND NOT p.stopped
 """)
 
@@ -306,7 +339,7 @@ def _in_transaction(connection: Connection, one: _Pass) -> Claim:
     # Send times that no call took are given back, else a run of held phones would starve.
     if len(claimed) < len(times):
         times, nexts = _room(limits, len(claimed))
-    _mark_served(connection, one, limits, nexts, started=bool(claimed))
+    _mark_served(connection, one, limits, nexts, fence, started=bool(claimed))
     lost = [row for row in found if not row.place]
     waits, suppressed = _set_aside(connection, one, limits, lost) if lost else (Counter(), {})
     _count(connection, limits["run_id"], len(claimed), suppressed, one.node.shard)
@@ -327,6 +360,7 @@ def _mark_served(
     one: _Pass,
     limits: RowMapping,
     nexts: list[datetime | None],
+    fence: int,
     *,
     started: bool,
 ) -> None:
@@ -336,6 +370,9 @@ def _mark_served(
         "run": limits["run_id"],
         "account_next": nexts[0],
         "run_next": nexts[1],
+        "head_at": limits["head_at"],
+        "head_id": limits["head_id"],
+        "live_from": limits["first_fence"] or fence,
         "claimed": started,
     }
     connection.execute(_MARK_SERVED, values)
@@ -403,6 +440,8 @@ def _claim_values(one: _Pass, limits: RowMapping, fence: int, ids: list[UUID]) -
         "account": one.account_id,
         "run": limits["run_id"],
         "now": limits["now"],
+        "head_at": limits["head_at"],
+        "head_id": limits["head_id"],
         "scan": max(one.scan, len(ids)),
         "n": len(ids),
         "gap": limits["min_seconds_between_calls"],

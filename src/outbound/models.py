@@ -148,6 +148,11 @@ runs = Table(
     Column("request_id", Text),
     _time("next_send_at"),
     _time("last_served_at"),
+    # Where the last claim found the first queued call: a hint, see claims._HEAD.
+    _time("queue_head_at"),
+    Column("queue_head_id", BigInteger),
+    # No attempt of an earlier fence is live, but for those that were unknown: see claims._LIMITS.
+    Column("live_from", BigInteger, nullable=False, server_default="0"),
     _time("created_at", now=True),
     _time("started_at"),
     _time("ended_at"),
@@ -263,7 +268,20 @@ attempts = Table(
         postgresql_where=text("phone_held"),
     ),
     # query: what occupies a slot, what every sweep looks at: small, since most attempts end
-    Index("attempts_live_idx", "account_id", "run_id", postgresql_where=text("ended_at IS NULL")),
+    Index(
+        "attempts_live_idx",
+        "account_id",
+        "run_id",
+        "fence",
+        postgresql_where=text("ended_at IS NULL"),
+    ),
+    # query: those that a claim counts besides: any word of the carrier may bring them back
+    Index(
+        "attempts_unknown_idx",
+        "account_id",
+        "run_id",
+        postgresql_where=text("ended_at IS NULL AND unknown_at IS NOT NULL"),
+    ),
     # queries: was this phone called a short while ago by another run; which unresolved attempts
     # of any account share this To and From
     Index("attempts_recent_idx", "phone", "account_id", "claimed_at"),

@@ -3,6 +3,7 @@
 import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID
 
 import pytest
 from sqlalchemy import text
@@ -24,9 +25,10 @@ from factories import (
     run_of,
     say,
 )
-from outbound import claims, clock, pace
+from outbound import claims, clock, pace, unknowns
+from outbound.accounts import Caller
 from outbound.carriers.base import Progress
-from outbound.states import Kind
+from outbound.states import Decision, Kind, Outcome
 from races import in_background, wait_for_a_waiter
 
 
@@ -264,6 +266,128 @@ def test_calls_that_another_claim_has_locked_are_skipped_not_waited_for(node, en
         claimed = claim(node, account)
         other.rollback()
     assert [c.phone for c in claimed] == phones(2, 1)
+
+
+class TestHead:
+    """A claim looks for due calls from where the one before it found the first."""
+
+    A_SECOND_AGO = "UPDATE runs SET last_served_at = last_served_at - interval '1 second'"
+    WAKE = "UPDATE calls SET next_attempt_at = '2026-01-01' WHERE phone = :phone"
+
+    @pytest.fixture
+    def account(self, engine):
+        account = make_account(engine)
+        make_run(engine, account, phones(4))
+        do(engine, "UPDATE calls SET next_attempt_at = '2026-02-01'")
+        self.wait(engine, phone(3))
+        return account
+
+    def wait(self, engine, phone):
+        do(engine, "UPDATE calls SET next_attempt_at = '2126-01-01' WHERE phone = :p", p=phone)
+
+    def claim(self, node, account):
+        return [call.phone for call in claim(node, account, most=1)]
+
+    def test_a_call_that_was_woken_meanwhile_is_claimed_when_no_other_is_due(
+        self, node, engine, account
+    ):
+        with engine.connect() as other:
+            other.execute(text(self.WAKE), {"phone": phone(3)})
+            assert self.claim(node, account) == [phone(0)]
+            other.commit()
+        dialled = {self.claim(node, account)[0] for _ in range(3)}
+        assert dialled == {phone(1), phone(2), phone(3)}
+        assert self.claim(node, account) == []
+
+    def test_and_a_second_later_though_others_are_due(self, node, engine, account):
+        self.claim(node, account)
+        do(engine, self.WAKE, phone=phone(3))
+        do(engine, self.A_SECOND_AGO)
+        assert self.claim(node, account) == [phone(3)]
+
+    def test_a_look_at_what_is_due_finds_it_too(self, node, engine, account):
+        self.claim(node, account)
+        for n in (1, 2):
+            self.wait(engine, phone(n))
+        do(engine, self.WAKE, phone=phone(3))
+        with engine.connect() as connection:
+            now = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+            assert claims.seconds_until_due(connection, account, now) < 0
+
+    def test_a_call_that_was_locked_is_the_next_one(self, node, engine, account):
+        with engine.connect() as other:
+            other.execute(text("SELECT FROM calls ORDER BY id LIMIT 1 FOR UPDATE"))
+            assert self.claim(node, account) == [phone(1)]
+            other.rollback()
+        assert self.claim(node, account) == [phone(0)]
+
+    def test_a_claim_that_is_rolled_back_leaves_its_calls_in_the_queue(self, node, account):
+        one_pass = claims._Pass(node, "twilio", account, 2, 0)
+        with node.engine.connect() as connection:
+            assert len(claims._in_transaction(connection, one_pass).calls) == 2
+            connection.rollback()
+        assert [self.claim(node, account)[0] for _ in range(3)] == phones(3)
+
+
+class TestWhatIsLive:
+    """Each occupies its slot until it is over, however many were claimed and ended since."""
+
+    @pytest.fixture
+    def account(self, engine):
+        return make_account(engine, max_live_calls=2)
+
+    def dial(self, node, account):
+        """Claim one, and have it answered."""
+        for call in claim(node, account, most=1):
+            say(node, call.attempt_id, Progress.ANSWERED, f"CA-{call.call_id}")
+
+    def has_room_for(self, node, account):
+        return len(claim(node, account, most=9))
+
+    def test_a_long_call_is_counted(self, node, engine, account):
+        make_run(engine, account, phones(9))
+        claim(node, account, most=1)
+        for _ in range(3):
+            self.dial(node, account)
+        assert self.has_room_for(node, account) == 1
+
+    def test_an_old_unknown_is_counted(self, node, engine, account):
+        make_run(engine, account, phones(9))
+        (old,) = claim(node, account, most=1)
+        record(node, old.attempt_id, Kind.AMBIGUOUS)
+        for _ in range(3):
+            self.dial(node, account)
+        assert self.has_room_for(node, account) == 1
+
+    def test_an_unknown_whose_run_has_ended_is_counted(self, node, engine, account):
+        run = make_run(engine, account, phones(1))
+        (old,) = claim(node, account)
+        record(node, old.attempt_id, Kind.AMBIGUOUS)
+        assert run_of(engine, run)["status"] == "completed"
+        make_run(engine, account, phones(9, 100))
+        assert self.has_room_for(node, account) == 1
+
+    def test_a_call_that_was_held_to_be_over_and_rings_is_counted(self, node, engine, account):
+        run = make_run(engine, account, phones(9))
+        (old,) = claim(node, account, most=1)
+        record(node, old.attempt_id, Kind.AMBIGUOUS)
+        person = Caller(account, UUID(int=7), "operator", "r")
+        unknowns.resolve(
+            node, account, run, old.call_id, Decision.PLACED,
+            outcome=Outcome.ANSWERED, note=None, force=True, who=person,
+        )  # fmt: skip
+        for _ in range(3):
+            self.dial(node, account)
+        say(node, old.attempt_id, Progress.RINGING, "CA-late")
+        assert attempt_of(engine, old.attempt_id)["ended_at"] is None
+        assert self.has_room_for(node, account) == 1
+
+    def test_calls_of_a_run_that_is_paused_are_counted(self, node, engine, account):
+        run = make_run(engine, account, phones(9))
+        claim(node, account, most=1)
+        do(engine, "UPDATE runs SET status = 'paused' WHERE id = :run", run=run)
+        make_run(engine, account, phones(9, 100))
+        assert self.has_room_for(node, account) == 1
 
 
 def test_one_number_of_a_call_can_be_dialled_once(node, engine):

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import contextmanager, nullcontext
 
 import pytest
+from sqlalchemy import text
 
 from docs.pages import ROOT
 from factories import claim, do, make_account, make_run, phone, record, rows, say
@@ -118,7 +120,8 @@ class TestAmongManyCalls:
                     f"{plan}; paste into the page:\n{fresh}"
                 )
 
-    def test_a_claim_does_not_walk_past_calls_that_were_placed(self, walks, node, engine):
+    @pytest.mark.parametrize("held", [False, True], ids=["", "a snapshot is held"])
+    def test_a_claim_does_not_walk_past_calls_that_were_placed(self, walks, node, engine, held):
         # Nothing vacuums meanwhile: what was claimed is still in the indexes.
         account = self.found["account"]
         for table in ("calls", "attempts"):
@@ -130,11 +133,13 @@ class TestAmongManyCalls:
             end(node, claimed)
             return plans
 
-        before = claim_some()
-        placed = 2000
-        for _ in range(placed // BATCH):
-            end(node, claim(node, account, most=BATCH))
-        after = claim_some()
+        with snapshot(engine) if held else nullcontext():
+            before = claim_some()
+            placed = 2000
+            for _ in range(placed // BATCH):
+                end(node, claim(node, account, most=BATCH))
+            # The first claim in each second looks through the whole queue.
+            after = min((claim_some() for _ in range(3)), key=pages)
         for first, last in zip(before, after, strict=True):
             assert last.rows <= first.rows + BATCH, (first, last)
             # Entries that are known to be dead are skipped, some hundred on a page of the index.
@@ -148,6 +153,14 @@ class TestAmongManyCalls:
             assert runs._end_some(node, run, connection) == runs.END_AT_ONCE
             connection.rollback()
         assert sum(plan.rows for plan in plans) <= 3 * runs.END_AT_ONCE
+
+
+@contextmanager
+def snapshot(engine):
+    """Somebody reads for long: nothing that dies meanwhile can be taken away."""
+    with engine.connect().execution_options(isolation_level="REPEATABLE READ") as other:
+        other.execute(text("SELECT count(*) FROM runs"))
+        yield
 
 
 def line(few, many, step):
