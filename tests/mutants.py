@@ -284,7 +284,7 @@ MUTANTS = (
         "security/test_every_route.py::401",
     ),
     Mutant(
-        "where nothing is due behind the head, the whole queue is read",
+        "where nothing is due from the head on, the whole queue is read",
         "claims.py",
         "         UNION ALL\n        ({_QUEUED} {_IN_ORDER})) c LIMIT 1",
         "         UNION ALL\n        ({_QUEUED} AND r.queue_head_at IS NULL {_IN_ORDER})) c LIMIT 1",
@@ -300,9 +300,16 @@ MUTANTS = (
     Mutant(
         "a claim counts from the first that is live",
         "claims.py",
-        'limits["first_fence"] or fence',
+        'min(limits["first_fence"] or fence, fence)',
         "fence",
         "test_claims.py::TestWhatIsLive::test_a_long_call",
+    ),
+    Mutant(
+        "a claim counts from no later fence than its own",
+        "claims.py",
+        'min(limits["first_fence"] or fence, fence)',
+        'limits["first_fence"] or fence',
+        "test_claims.py::TestWhatIsLive::test_when_fences_begin_anew",
     ),
     Mutant(
         "a claim counts what was unknown apart",

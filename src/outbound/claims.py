@@ -51,17 +51,18 @@ _HEAD = f"""
 """The first queued call of a run `r`, due or not, looked for from where the last claim found it.
 
 What was claimed before is dead, but in the index until it is vacuumed, which nothing is while
-somebody holds a snapshot open. But a call may be queued before the head: one that is woken while
-a claim is under way. So the head is a hint: where nothing is due behind it, and once a second,
-the queue is read from its beginning. Asked for its first: EXISTS let the planner walk through the
-table.
+somebody holds a snapshot open. But a call may come to stand before the head: its new time was
+taken before a claim, and committed after it. So the head is a hint: where nothing is due from it
+on, and for the first claim in each second, the queue is read from its beginning. Asked for its
+first: EXISTS let the planner walk through the table.
 """
 
-# An attempt that was never unknown ends once and for all, and before its run does. Fences grow in
-# the order of the account's claims. So of a run's attempts those are live whose fence is at least
-# `live_from`, the first live one that its last claim saw; what is dead before it need not be
-# passed. Those that were unknown the carrier's word may bring back at any time: few, and counted
-# apart, whatever their run. OFFSET 0 and ORDER BY: run by run, whatever the planner knows of them.
+# An attempt that was never unknown ends once and for all, and before its run does; and fences grow
+# in the order of the account's claims. So of a run's attempts only those can be live whose fence
+# is at least `live_from`: the first one that was live when the run was served last, or, if none
+# was, that claim's own. A run that was never started has none. What was unknown the carrier's word
+# may bring back at any time: few, and counted apart, whatever their run.
+# OFFSET 0 and ORDER BY: run by run, whatever the planner knows of them.
 _LIMITS = prepared(f"""
     WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now),
     live AS MATERIALIZED (
@@ -372,7 +373,8 @@ def _mark_served(
         "run_next": nexts[1],
         "head_at": limits["head_at"],
         "head_id": limits["head_id"],
-        "live_from": limits["first_fence"] or fence,
+        # Not above this claim's own, which is less than others' if the sequence was set back.
+        "live_from": min(limits["first_fence"] or fence, fence),
         "claimed": started,
     }
     connection.execute(_MARK_SERVED, values)

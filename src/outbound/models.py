@@ -269,7 +269,7 @@ attempts = Table(
     ),
     # query: what occupies a slot, what every sweep looks at: small, since most attempts end
     Index(
-        "attempts_live_idx",
+        "attempts_open_idx",
         "account_id",
         "run_id",
         "fence",
@@ -279,7 +279,6 @@ attempts = Table(
     Index(
         "attempts_unknown_idx",
         "account_id",
-        "run_id",
         postgresql_where=text("ended_at IS NULL AND unknown_at IS NOT NULL"),
     ),
     # queries: was this phone called a short while ago by another run; which unresolved attempts

@@ -382,6 +382,14 @@ class TestWhatIsLive:
         assert attempt_of(engine, old.attempt_id)["ended_at"] is None
         assert self.has_room_for(node, account) == 1
 
+    def test_when_fences_begin_anew_after_a_restore_calls_are_counted(self, node, engine, account):
+        make_run(engine, account, phones(9))
+        do(engine, "SELECT setval('fence_seq', 1000000)")
+        claim(node, account, most=1)
+        do(engine, "SELECT setval('fence_seq', 1)")
+        assert self.has_room_for(node, account) == 1
+        assert self.has_room_for(node, account) == 0
+
     def test_calls_of_a_run_that_is_paused_are_counted(self, node, engine, account):
         run = make_run(engine, account, phones(9))
         claim(node, account, most=1)

@@ -1,6 +1,8 @@
-"""Live attempts in the order of their fences, and those apart that were unknown.
+"""Open attempts in the order of their fences, and those apart that were unknown.
 
-To make an index reads the whole table, and keeps who writes to it waiting for so long.
+To make an index reads the whole table, and keeps who writes to it waiting for so long; readers go
+on. What it replaces goes in the next one: that needs a lock which nobody else may have, for an
+instant.
 """
 
 import sqlalchemy as sa
@@ -12,23 +14,18 @@ branch_labels = None
 depends_on = None
 
 
-def _live_index(*columns: str) -> None:
-    op.drop_index("attempts_live_idx", table_name="attempts")
-    op.create_index(
-        "attempts_live_idx",
-        "attempts",
-        ["account_id", "run_id", *columns],
-        postgresql_where=sa.text("ended_at IS NULL"),
-    )
-
-
 def upgrade() -> None:
     """Apply."""
-    _live_index("fence")
+    op.create_index(
+        "attempts_open_idx",
+        "attempts",
+        ["account_id", "run_id", "fence"],
+        postgresql_where=sa.text("ended_at IS NULL"),
+    )
     op.create_index(
         "attempts_unknown_idx",
         "attempts",
-        ["account_id", "run_id"],
+        ["account_id"],
         postgresql_where=sa.text("ended_at IS NULL AND unknown_at IS NOT NULL"),
     )
 
@@ -36,4 +33,4 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Take back."""
     op.drop_index("attempts_unknown_idx", table_name="attempts")
-    _live_index()
+    op.drop_index("attempts_open_idx", table_name="attempts")
