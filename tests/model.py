@@ -189,6 +189,7 @@ class Seen:
     paces: dict[UUID, Any]
     breakers: dict[UUID, Any]
     strays: list[Any]
+    unknown: dict[UUID, Any]
 
     def attempts_of(self, call_id: int) -> list[Any]:
         """A call's attempts, by number."""
@@ -232,6 +233,7 @@ def look(reader: Connection) -> Seen:
             "paces": {row["account_id"]: row for row in rows("account_pace", "account_id")},
             "breakers": {row["account_id"]: row for row in rows("breakers", "account_id")},
             "strays": rows("stray_carrier_calls"),
+            "unknown": {row["attempt_id"]: row for row in rows("unknown_attempts", "attempt_id")},
             "counters": _summed(rows("run_counters", "run_id, shard")),
         }
         cursor.execute("SELECT clock_timestamp() AS now")
@@ -355,7 +357,14 @@ def _an_attempt_is_whole(seen: Seen, attempt: Any) -> None:
         assert attempt["phone_held"] or gave_up, "a placed call does not hold its phone"
     run = seen.runs[attempt["run_id"]]
     assert attempt["account_id"] == run["account_id"]
-    if not (over or attempt["unknown_at"]):
+    was_unknown = not over and attempt["unknown_at"] is not None
+    assert was_unknown == (attempt["id"] in seen.unknown), "claims count it wrongly"
+    if was_unknown:
+        noted = seen.unknown[attempt["id"]]
+        for name in ("account_id", "run_id", "occupies_until"):
+            assert noted[name] == attempt[name]
+        assert noted["is_placed"] == (attempt["state"] == "placed")
+    elif not over:
         assert run["ended_at"] is None, "claims do not count it: its run is over"
         assert attempt["fence"] >= run["live_from"], "claims do not count it: it is too old"
 

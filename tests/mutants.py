@@ -314,15 +314,15 @@ MUTANTS = (
     Mutant(
         "a claim counts what was unknown apart",
         "claims.py",
-        "a.ended_at IS NULL AND a.unknown_at IS NOT NULL",
-        "a.ended_at IS NULL AND a.unknown_at IS NULL AND false",
+        "AND (u.is_placed OR clock.now < u.occupies_until)",
+        "AND false",
         "test_claims.py::TestWhatIsLive::test_an_unknown_whose_run_has_ended",
     ),
     Mutant(
         "a claim counts what was unknown and rings",
         "claims.py",
-        "AND (a.state <> 'unknown' OR clock.now < a.occupies_until)",
-        "AND a.state = 'unknown' AND clock.now < a.occupies_until",
+        "AND (u.is_placed OR clock.now < u.occupies_until)",
+        "AND NOT u.is_placed AND clock.now < u.occupies_until",
         "test_claims.py::TestWhatIsLive::test_a_call_that_was_held_to_be_over",
     ),
 )

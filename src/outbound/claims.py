@@ -61,7 +61,7 @@ first: EXISTS let the planner walk through the table.
 # in the order of the account's claims. So of a run's attempts only those can be live whose fence
 # is at least `live_from`: the first one that was live when the run was served last, or, if none
 # was, that claim's own. A run that was never started has none. What was unknown the carrier's word
-# may bring back at any time: few, and counted apart, whatever their run.
+# may bring back at any time: few, in a table of their own, whatever their run.
 # OFFSET 0 and ORDER BY: run by run, whatever the planner knows of them.
 _LIMITS = prepared(f"""
     WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now),
@@ -76,9 +76,9 @@ _LIMITS = prepared(f"""
                  WHERE a.account_id = :account AND a.run_id = r.id AND a.fence >= r.live_from
                    AND a.ended_at IS NULL AND a.unknown_at IS NULL OFFSET 0) a
              UNION ALL
-            SELECT a.run_id, NULL FROM attempts a, clock
-             WHERE a.account_id = :account AND a.ended_at IS NULL AND a.unknown_at IS NOT NULL
-               AND (a.state <> 'unknown' OR clock.now < a.occupies_until)) a
+            SELECT u.run_id, NULL FROM unknown_attempts u, clock
+             WHERE u.account_id = :account
+               AND (u.is_placed OR clock.now < u.occupies_until)) a
          GROUP BY run_id)
     SELECT clock.now, p.max_live_calls, p.calls_per_second AS account_rate,
            p.next_send_at AS account_next, p.min_seconds_between_calls, p.stopped,

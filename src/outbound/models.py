@@ -275,16 +275,22 @@ attempts = Table(
         "fence",
         postgresql_where=text("ended_at IS NULL"),
     ),
-    # query: those that a claim counts besides: any word of the carrier may bring them back
-    Index(
-        "attempts_unknown_idx",
-        "account_id",
-        postgresql_where=text("ended_at IS NULL AND unknown_at IS NOT NULL"),
-    ),
     # queries: was this phone called a short while ago by another run; which unresolved attempts
     # of any account share this To and From
     Index("attempts_recent_idx", "phone", "account_id", "claimed_at"),
     postgresql_with={"fillfactor": "50"},
+)
+
+# Attempts that were unknown and are not over, kept by a trigger of `attempts`: a claim counts them
+# besides, since any word of the carrier may bring them back.
+unknown_attempts = Table(
+    "unknown_attempts",
+    metadata,
+    Column("account_id", Uuid, primary_key=True),
+    Column("attempt_id", Uuid, primary_key=True),
+    Column("run_id", Uuid, nullable=False),
+    _time("occupies_until", null=False),
+    Column("is_placed", Boolean, nullable=False),
 )
 
 events = Table(

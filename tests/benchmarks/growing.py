@@ -26,7 +26,7 @@ from benchmarks.results import Report, Turn, in_turn
 from processes import wait_until
 
 FULL = {
-    "rounds": 5, "attempts": 1_000_000, "calls": 5000, "held_rounds": 3, "held_calls": 20_000,
+    "rounds": 7, "attempts": 1_000_000, "calls": 5000, "held_rounds": 7, "held_calls": 20_000,
     "windows": 10, "senders": 256,
 }  # fmt: skip
 QUICK = {

@@ -26,7 +26,10 @@ _AS_SHIPPED = {
     "OUTBOUND_RECORD_MARGIN_SECONDS": "5",
     "OUTBOUND_LEASE_SECONDS": "15",
 }
-_WORK = "runs, run_counters, calls, attempts, events, rejections, idempotency_keys, breakers"
+_WORK = (
+    "runs, run_counters, calls, attempts, unknown_attempts, events, rejections, idempotency_keys,"
+    " breakers"
+)
 _LEFT = text(f"SELECT {SUMS} FROM run_counters c")
 # What the API allows an account and a run at most would be the limit that is measured.
 _LIFT = (

@@ -29,7 +29,7 @@ from benchmarks.results import Report, Turn, in_turn
 from outbound import doorbell
 
 FULL = {
-    "rounds": 5, "accounts": 100, "runs": 1000, "calls": 1_000_000, "window": 20_000, "senders": 64,
+    "rounds": 7, "accounts": 100, "runs": 1000, "calls": 1_000_000, "window": 20_000, "senders": 64,
 }  # fmt: skip
 QUICK = {
     "rounds": 1, "accounts": 5, "runs": 20, "calls": 4000, "window": 1000, "senders": 16,

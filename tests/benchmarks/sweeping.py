@@ -22,7 +22,7 @@ from benchmarks.results import Report, Turn, in_turn
 from outbound.reconciler import sweeps
 
 FULL = {
-    "rounds": 7, "runs": 500, "calls": 1_000_000, "stuck": 10_000, "beside": 3, "dialled": 30_000,
+    "rounds": 7, "runs": 500, "calls": 1_000_000, "stuck": 10_000, "beside": 7, "dialled": 20_000,
 }  # fmt: skip
 QUICK = {"rounds": 1, "runs": 10, "calls": 1000, "stuck": 400, "beside": 1, "dialled": 2000}
 _RUNS = """
@@ -60,7 +60,7 @@ _AGAIN = (
     """UPDATE attempts SET state = 'sending', unknown_at = NULL, next_lookup_at = NULL, error = NULL
         WHERE state = 'unknown'""",
     "UPDATE calls SET state = 'dialing' WHERE state = 'unknown'",
-    "TRUNCATE events, run_counters",
+    "TRUNCATE events, run_counters, unknown_attempts",
     _COUNTERS,
 )
 _BARE = """

@@ -340,6 +340,15 @@ class TestHot:
         assert found.pop("attempts") == len(calls)
         assert found.get("calls", 0) <= NO_ROOM
 
+    def test_an_attempt_that_becomes_unknown_is_written_to_no_index(self, node, engine, cold):
+        account = make_account(engine)
+        make_run(engine, account, [phone(n) for n in range(BATCH + 1)])
+        calls = claim(node, account, most=BATCH)
+        found, updated, _ = cold(
+            lambda: [record(node, call.attempt_id, Kind.AMBIGUOUS) for call in calls]
+        )
+        assert (found, updated) == ({}, {"attempts", "calls", "run_counters"})
+
 
 NO_ROOM = 10
 """So many of a hundred rows changed at once may find their page full."""
