@@ -59,9 +59,9 @@ first: EXISTS let the planner walk through the table.
 
 # An attempt that was never unknown ends once and for all, and before its run does; and fences grow
 # in the order of the account's claims. So of a run's attempts only those can be live whose fence
-# is at least `live_from`: the first one that was live when the run was served last, or, if none
-# was, that claim's own. A run that was never started has none. What was unknown the carrier's word
-# may bring back at any time: few, in a table of their own, whatever their run.
+# is at least `live_from`: the first one that was live when the run was served last, or that
+# claim's own if it is less. A run that was never started has none. What was unknown the carrier's
+# word may bring back at any time: few, in a table of their own, whatever their run.
 # OFFSET 0 and ORDER BY: run by run, whatever the planner knows of them.
 _LIMITS = prepared(f"""
     WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now),

@@ -203,6 +203,7 @@ def _bare(ours: Ours, stuck: int) -> Turn:
     connection = ours.ground.connect("ours")
     own, done = time.process_time(), 0
     with ours.ground.metered() as meter, connection.cursor() as cursor:
+        cursor.execute("SET session_replication_role = replica")  # the trigger is ours
         while done < stuck:
             cursor.execute(_BARE)
             ((many,),) = cursor.fetchall()

@@ -1,5 +1,7 @@
 """Migrations only add, so that the version before goes on working while the next one comes up."""
 
+from uuid import uuid4
+
 import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
@@ -89,6 +91,7 @@ LOCKED = f"""
     UNION ALL SELECT table_name, says FROM ({CONSTRAINTS}) c
     UNION ALL SELECT confrelid::regclass::text, conname::text FROM pg_constraint WHERE confrelid > 0
     UNION ALL SELECT tablename, indexdef FROM pg_indexes WHERE schemaname = 'public'
+    UNION ALL SELECT tgrelid::regclass::text, tgname::text FROM pg_trigger WHERE NOT tgisinternal
 """
 
 
@@ -156,6 +159,8 @@ def test_a_migration_that_does_not_only_add_is_seen(engine, wrong):
         "ALTER TABLE calls ADD COLUMN later text",
         "CREATE INDEX calls_later ON calls (phone, lead_id)",
         "CREATE TABLE of_the_next_version (call_id bigint REFERENCES calls (id))",
+        """CREATE TRIGGER later BEFORE UPDATE ON calls FOR EACH ROW
+           EXECUTE FUNCTION suppress_redundant_updates_trigger()""",
     ],
 )
 def test_a_migration_that_locks_two_tables_is_seen(engine, second):
@@ -166,3 +171,36 @@ def test_a_migration_that_locks_two_tables_is_seen(engine, second):
         connection.execute(text(second))
     assert breaks(before, schema_of(engine)) == []
     assert altered(parts, parts_of(engine)) == {"runs", "calls"}
+
+
+ATTEMPT = """
+    INSERT INTO attempts (id, call_id, run_id, account_id, number, phone, caller_id, carrier, state,
+           fence, worker_id, lease_until, claimed_at, occupies_until, unknown_at, ended_at)
+    VALUES (:id, :call, :id, :id, 1, CAST(:id AS text), 'c', 'twilio', :state, 1, 'w:1', now(),
+            now(), now(), :unknown_at, :ended_at)
+"""
+
+
+def test_what_was_unknown_before_the_upgrade_is_noted(engine):
+    upgrade(engine, "0011")
+    then = "2026-01-01T00:00:00Z"
+    attempts = [
+        (uuid4(), state, unknown_at, ended_at)
+        for state, unknown_at, ended_at in (
+            ("unknown", then, None),
+            ("placed", then, None),
+            ("ended", then, then),
+            ("sending", None, None),
+        )
+    ]
+    with engine.begin() as connection:
+        connection.execute(text("SET LOCAL session_replication_role = replica"))
+        names = ("call", "id", "state", "unknown_at", "ended_at")
+        for number, attempt in enumerate(attempts):
+            values = dict(zip(names, (number, *attempt), strict=True))
+            connection.execute(text(ATTEMPT), values)
+    upgrade(engine, "head")
+    with engine.connect() as connection:
+        noted = connection.execute(text("SELECT attempt_id, is_placed FROM unknown_attempts"))
+        noted = {tuple(row) for row in noted}
+    assert noted == {(attempts[0][0], False), (attempts[1][0], True)}

@@ -340,7 +340,7 @@ class TestHot:
         assert found.pop("attempts") == len(calls)
         assert found.get("calls", 0) <= NO_ROOM
 
-    def test_an_attempt_that_becomes_unknown_is_written_to_no_index(self, node, engine, cold):
+    def test_that_an_attempt_becomes_unknown_is_written_to_no_index_of_it(self, node, engine, cold):
         account = make_account(engine)
         make_run(engine, account, [phone(n) for n in range(BATCH + 1)])
         calls = claim(node, account, most=BATCH)

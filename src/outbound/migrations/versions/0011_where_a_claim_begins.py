@@ -1,6 +1,6 @@
 """Where a run's last claim found the first queued call, and the first live attempt.
 
-The next one does not begin before that: see claims._HEAD and claims._LIMITS.
+The next one begins there: see claims._HEAD and claims._LIMITS.
 """
 
 import sqlalchemy as sa

@@ -1,7 +1,8 @@
 """Open attempts in the order of their fences, and a table of those that were unknown.
 
-A trigger keeps the table, so that it is right whichever version writes. Not an index: one that
-names `unknown_at` would have each attempt that becomes unknown written to all the others.
+A trigger keeps the table, so that it is right whichever version writes: no attempt is ever
+deleted, nor its `unknown_at` taken back. Not an index: one that names `unknown_at` would have each
+attempt that becomes unknown written to all indexes of `attempts`.
 
 To make an index reads the whole table, and keeps who writes to it waiting for so long; readers go
 on. What it replaces goes in the next one: that needs a lock which nobody else may have, for an
