@@ -22,7 +22,7 @@ from benchmarks.results import Report, Turn, in_turn
 from outbound.reconciler import sweeps
 
 FULL = {
-    "rounds": 7, "runs": 500, "calls": 1_000_000, "stuck": 10_000, "beside": 7, "dialled": 20_000,
+    "rounds": 3, "runs": 500, "calls": 1_000_000, "stuck": 10_000, "beside": 7, "dialled": 12_000,
 }  # fmt: skip
 QUICK = {"rounds": 1, "runs": 10, "calls": 1000, "stuck": 400, "beside": 1, "dialled": 2000}
 _RUNS = """
