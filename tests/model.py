@@ -261,6 +261,7 @@ def check(before: Seen, seen: Seen, ledger: Ledger) -> None:
         _no_lead_is_called_more_often_than_meant(seen, call, ledger)
     for attempt in seen.attempts.values():
         _an_attempt_is_whole(seen, attempt)
+        _claims_count_what_is_live(seen, attempt)
         _moved_rightly(before.attempts.get(attempt["id"]), seen, attempt, ledger)
     _a_phone_is_held_once(seen)
     for dialled in ledger.calls:
@@ -356,8 +357,11 @@ def _an_attempt_is_whole(seen: Seen, attempt: Any) -> None:
         assert attempt["carrier_call_id"]
         gave_up = attempt["decision"] or attempt["unknown_at"]
         assert attempt["phone_held"] or gave_up, "a placed call does not hold its phone"
-    run = seen.runs[attempt["run_id"]]
-    assert attempt["account_id"] == run["account_id"]
+    assert attempt["account_id"] == seen.runs[attempt["run_id"]]["account_id"]
+
+
+def _claims_count_what_is_live(seen: Seen, attempt: Any) -> None:
+    over, run = attempt["ended_at"] is not None, seen.runs[attempt["run_id"]]
     was_unknown = not over and attempt["unknown_at"] is not None
     assert was_unknown == (attempt["id"] in seen.unknown), "claims count it wrongly"
     if was_unknown:
