@@ -195,8 +195,8 @@ MUTANTS = (
     Mutant(
         "the suppression in the claim",
         "claims.py",
-        "FROM judged WHERE NOT suppressed AND NOT held",
-        "FROM judged WHERE NOT held",
+        "SELECT *, NOT suppressed AND NOT held",
+        "SELECT *, NOT held",
         "test_suppressions.py::test_a_suppressed_call_ends_cancelled",
     ),
     Mutant(

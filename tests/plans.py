@@ -24,6 +24,7 @@ class Plan:
         name: `module.NAME` of the constant, the statement's own text if it has none.
         buffers: pages touched, in the cache or not.
         rows: read from tables and indexes, also those that a condition then threw away.
+        misses: pairs that a join compared and that do not belong together.
         indexes: all that it read.
         whole: tables that it read from end to end.
     """
@@ -32,6 +33,7 @@ class Plan:
     statement: str
     buffers: int
     rows: int
+    misses: int
     indexes: frozenset[str]
     whole: frozenset[str]
 
@@ -108,6 +110,7 @@ def _plan(name: str, statement: str, answer: Any) -> Plan:
         statement,
         top["Shared Hit Blocks"] + top["Shared Read Blocks"],
         sum(_rows(node) for node in whole + by_index),
+        sum(_each_time(node, "Rows Removed by Join Filter") for node in nodes),
         frozenset(node["Index Name"] for node in by_index),
         frozenset(node["Relation Name"] for node in whole),
     )
@@ -120,9 +123,14 @@ def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _rows(node: dict[str, Any]) -> int:
-    thrown_away = ("Rows Removed by Filter", "Rows Removed by Index Recheck")
-    each = node["Actual Rows"] + sum(node.get(name, 0) for name in thrown_away)
-    return round(each * node["Actual Loops"])
+    return _each_time(
+        node, "Actual Rows", "Rows Removed by Filter", "Rows Removed by Index Recheck"
+    )
+
+
+def _each_time(node: dict[str, Any], *names: str) -> int:
+    """Sum what PostgreSQL gives as the mean of a node's runs."""
+    return round(sum(node.get(name, 0) for name in names) * node["Actual Loops"])
 
 
 def _name_of(context: Any, statement: str) -> str:

@@ -108,7 +108,8 @@ _LOCK_BREAKER = text("""
 # The account's lock orders the fences; this one keeps the run as it is.
 _LOCK_RUN = prepared("SELECT nextval('fence_seq') FROM runs WHERE id = :run FOR NO KEY UPDATE")
 # `held` is counted: EXISTS became a hash of all held phones, and so a walk through every one that
-# was held since the last vacuum.
+# was held since the last vacuum. And nothing is joined: where a planner expects one due call it
+# compares each with each, and IN outside of WHERE is a hash whatever it expects.
 _CLAIM = prepared("""
     WITH due AS MATERIALIZED (
         SELECT id, phone, variables, last_number, next_attempt_at FROM calls
@@ -126,11 +127,10 @@ _CLAIM = prepared("""
                    AND x.claimed_at > CAST(:now AS timestamptz) - make_interval(secs => :gap)
                    AND x.run_id <> :run AND x.state <> 'released') AS recent_until
           FROM due),
-    free AS MATERIALIZED (
-        SELECT id, phone, last_number,
-               row_number() OVER (ORDER BY next_attempt_at, id) AS place
-          FROM judged WHERE NOT suppressed AND NOT held AND recent_until IS NULL
-         ORDER BY next_attempt_at, id LIMIT :n),
+    placed AS MATERIALIZED (
+        SELECT *, count(*) FILTER (WHERE is_free) OVER (ORDER BY next_attempt_at, id) AS place
+          FROM (SELECT *, NOT suppressed AND NOT held AND recent_until IS NULL AS is_free
+                  FROM judged) j),
     intent AS (
         INSERT INTO attempts (id, call_id, run_id, account_id, number, phone, caller_id, carrier,
                state, fence, worker_id, claimed_at, lease_until, occupies_until)
@@ -138,19 +138,19 @@ _CLAIM = prepared("""
                :caller_id, :carrier, 'sending', :fence, :worker_id, :now,
                CAST(:now AS timestamptz) + make_interval(secs => :lease),
                CAST(:now AS timestamptz) + make_interval(secs => :occupies)
-          FROM free
+          FROM placed WHERE is_free AND place <= :n ORDER BY place
         ON CONFLICT (account_id, phone) WHERE phone_held DO NOTHING
-        RETURNING call_id, number),
+        RETURNING call_id),
     dialing AS (
         UPDATE calls SET state = 'dialing', attempts = attempts + 1,
                last_number = last_number + 1, waiting_for = NULL
-         WHERE id = ANY (ARRAY(SELECT call_id FROM intent)) RETURNING id)
-    SELECT CASE WHEN i.call_id IS NOT NULL THEN f.place END AS place, j.id AS call_id, i.number,
-           j.phone, CASE WHEN i.call_id IS NOT NULL THEN j.variables END AS variables,
-           j.suppressed, j.recent_until
-      FROM judged j LEFT JOIN free f ON f.id = j.id LEFT JOIN intent i ON i.call_id = j.id
-     WHERE f.id IS NOT NULL OR j.suppressed OR j.held OR j.recent_until IS NOT NULL
-     ORDER BY f.place
+         WHERE id = ANY (ARRAY(SELECT call_id FROM intent)) RETURNING id),
+    found AS MATERIALIZED (
+        SELECT *, id IN (SELECT call_id FROM intent) AS is_claimed
+          FROM placed WHERE NOT is_free OR place <= :n)
+    SELECT CASE WHEN is_claimed THEN place END AS place, id AS call_id, last_number + 1 AS number,
+           phone, CASE WHEN is_claimed THEN variables END AS variables, suppressed, recent_until
+      FROM found ORDER BY place
 """)
 _ASIDE = text("""
     UPDATE calls c

@@ -67,6 +67,11 @@ class TestAmongManyCalls:
         plans = [(step, plan) for step, plans in walks[MANY].items() for plan in plans]
         assert not [(step, plan) for step, plan in plans if plan.whole & BIG]
 
+    def test_no_statement_compares_each_of_a_batch_with_each(self, walks):
+        # Where a planner expects one due call of a run, it joins the hundred there are like that.
+        plans = [(step, plan) for step, plans in walks[MANY].items() for plan in plans]
+        assert not [(step, plan) for step, plan in plans if plan.misses > 10 * BATCH]
+
     def test_no_step_costs_more_among_a_hundred_times_as_many_calls(self, walks):
         for step, few in walks[FEW].items():
             before, after = pages(few), pages(walks[MANY][step])
