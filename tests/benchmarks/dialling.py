@@ -62,10 +62,12 @@ def dial(
     """Let so many fresh workers dial so many calls; `around` is given one of them."""
     ours.forget()
     ours.hold()
+    workers = [ours.begin_worker(OUTBOUND_SENDERS=str(senders)) for _ in range(processes)]
     run = ours.post(calls)
     ours.lift_limits()
-    workers = [ours.worker(OUTBOUND_SENDERS=str(senders)) for _ in range(processes)]
     ours.ground.settle_down("ours")
+    for worker in workers:
+        worker.wait_for("WORKER_START")
     wanted = {"queued": 0, "failed": calls} if carrier == "refuses" else {"queued": 0}
     with ours.ground.metered(*ours.pids) as meter, around(workers[0]):
         ours.let_go()

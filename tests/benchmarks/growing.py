@@ -150,11 +150,12 @@ def _dial(ours: Ours, calls: int) -> Turn:
 def _ready(ours: Ours, calls: int) -> Iterator[str]:
     """Have a run that nobody dials yet, and a fresh worker that waits for it."""
     ours.hold()
+    worker = ours.begin_worker()
     run = ours.post(calls)
     ours.lift_limits()
-    worker = ours.worker()
     ours.ground.sql("VACUUM", database=ours.name)
     ours.ground.settle_down(ours.name)
+    worker.wait_for("WORKER_START")
     yield run
     worker.kill()
 

@@ -33,13 +33,15 @@ def run(ground: Ground, report: Report, *, rounds: int, calls: int, senders: int
 
 def _dial(ours: Ours, calls: int, *, held: bool) -> Turn:
     ours.forget()
-    place(ours, calls)  # holds the account as well
+    ours.hold()
+    worker = ours.begin_worker()
+    place(ours, calls)
     free = phones(calls, 100_000)
     mixed = [one for pair in zip(phones(calls), free, strict=True) for one in pair]
     run = ours.post_run(ours.key, mixed if held else free)
     ours.lift_limits()
-    worker = ours.worker()
     ours.ground.settle_down("ours")
+    worker.wait_for("WORKER_START")
     with ours.ground.metered(*ours.pids) as meter:
         ours.let_go()
         ours.wait_for_count(60 + calls / 10, failed=calls)

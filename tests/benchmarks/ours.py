@@ -94,8 +94,12 @@ class Ours(World):
         alive = (process.popen for process in self.stack.started)
         return [popen.pid for popen in alive if popen.poll() is None]
 
+    def begin_worker(self, **environment: str) -> Process:
+        """Start one that gets ready meanwhile: wait for its WORKER_START before it is measured."""
+        return self.stack.start("worker", **environment)
+
     def worker(self, **environment: str) -> Process:
-        process = self.stack.start("worker", **environment)
+        process = self.begin_worker(**environment)
         process.wait_for("WORKER_START")
         return process
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -40,8 +41,10 @@ def in_turn(rounds: int, sides: dict[str, Callable[[], Turn]]) -> dict[str, list
     turns: dict[str, list[Turn]] = {name: [] for name in sides}
     for number in range(rounds):
         for name in sides if number % 2 == 0 else reversed(sides):
+            started = time.monotonic()
             turns[name].append(sides[name]())
-            say(f"  round {number + 1}/{rounds} {name}: {turns[name][-1].rate:,.1f}/s")
+            took = f"{turns[name][-1].rate:,.1f}/s, {time.monotonic() - started:.1f} s with set-up"
+            say(f"  round {number + 1}/{rounds} {name}: {took}")
     return turns
 
 
@@ -72,10 +75,10 @@ class Figure:
     wal: dict[str, float] = field(default_factory=dict)
     more: dict[str, Any] = field(default_factory=dict)
 
-    def beside(self, reference: float) -> None:
-        """Compare with something that was measured at the same time."""
+    def beside(self, reference: float, ratios: Sequence[float] = ()) -> None:
+        """Compare with something that was measured at the same time, in each of the rounds."""
         self.reference = reference
-        self.ratios = [self.ours / reference] if reference else []
+        self.ratios = [*ratios] or ([self.ours / reference] if reference else [])
 
 
 class Report:

@@ -124,9 +124,10 @@ def _dial(ours: Ours, one: str, window: int, *, alone: bool) -> Turn:
     ours.do(_OPEN, one=one, alone=alone)
     ours.do(_STOP, stopped=True)
     ours.redis.flushdb()  # the rings that the turn before left
-    worker = ours.worker()
+    worker = ours.begin_worker()
     ours.ground.sql("VACUUM", database=ours.name)
     ours.ground.settle_down(ours.name)
+    worker.wait_for("WORKER_START")
     since = ours.one("SELECT clock_timestamp() AS now").now
     with ours.ground.metered(*ours.pids) as meter:
         _dial_so_many(ours, window)

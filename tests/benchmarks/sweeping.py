@@ -4,8 +4,8 @@ Ours: a reconciler starts and finds attempts whose lease is over; a turn lasts f
 write to its last. The reference writes the same attempts, calls and events, 200 a transaction,
 and judges nothing. Statements are counted in PostgreSQL's log, in a time of their own.
 
-`dialling beside it`: a worker dials another run with the null carrier, and a reconciler starts in
-the middle of that. What is settled a second while the sweep writes is compared with what is when
+`dialling beside it`: a worker dials another run with the null carrier, and a reconciler starts at
+the same time. What is settled a second while the sweep writes is compared with what is when
 the reconciler finds nothing.
 """
 
@@ -24,7 +24,7 @@ from outbound.reconciler import sweeps
 FULL = {
     "rounds": 3, "runs": 500, "calls": 1_000_000, "stuck": 10_000, "beside": 7, "dialled": 12_000,
 }  # fmt: skip
-QUICK = {"rounds": 1, "runs": 10, "calls": 1000, "stuck": 400, "beside": 1, "dialled": 2000}
+QUICK = {"rounds": 1, "runs": 10, "calls": 4000, "stuck": 2000, "beside": 1, "dialled": 2000}
 _RUNS = """
     INSERT INTO runs
     SELECT (jsonb_populate_record(r, jsonb_build_object('id', uuidv7(), 'status', 'running'))).*
@@ -82,9 +82,14 @@ _BARE = """
 _SPENT = """
     SELECT extract(epoch FROM max(unknown_at) - min(unknown_at))::float AS s FROM attempts
 """
-_SWEPT = "SELECT min(unknown_at) AS since, max(unknown_at) AS until FROM attempts"
 _DIALLED = """
     SELECT min(claimed_at) AS since, max(ended_at) AS until FROM attempts WHERE run_id = :run
+"""
+# While both went on: a slow machine may sweep for longer than it dials.
+_SWEPT = f"""
+    SELECT greatest(min(a.unknown_at), min(d.since)) AS since,
+           least(max(a.unknown_at), min(d.until)) AS until
+      FROM attempts a CROSS JOIN ({_DIALLED}) d
 """
 _SETTLED = """
     SELECT count(*)::int AS n, extract(epoch FROM CAST(:until AS timestamptz) - :since)::float AS s
@@ -130,30 +135,31 @@ def run(
         turns = in_turn(
             beside,
             {
-                "a sweep beside": partial(_dial, ours, dialled, sweep=True),
-                "nothing to sweep": partial(_dial, ours, dialled, sweep=False),
+                "a sweep beside": partial(_dial, ours, dialled, many, sweep=True),
+                "nothing to sweep": partial(_dial, ours, dialled, many, sweep=False),
             },
         )
         what = f"dialling, 1 worker, while {many} are swept : nothing to sweep"
         report.compare(what, turns["a sweep beside"], turns["nothing to sweep"])
 
 
-def _dial(ours: Ours, calls: int, *, sweep: bool) -> Turn:
-    """Dial a run, and let a reconciler begin in the middle of it."""
+def _dial(ours: Ours, calls: int, stuck: int, *, sweep: bool) -> Turn:
+    """Dial a run, and let a reconciler begin at the same time."""
     if sweep:
         _stick(ours)
+    worker = ours.begin_worker()
     run = ours.post(calls, first=1_000_000)
     ours.lift_limits()
-    worker = ours.worker()
     ours.ground.settle_down("ours")
-    ours.let_go()
+    worker.wait_for("WORKER_START")
     reconciler = ours.start_reconciler()
-    ours.wait_for_count(60 + calls / 200, failed=calls, queued=0)
+    ours.let_go()
+    ours.wait_for_count(60 + calls / 200, failed=calls, unknown=stuck)  # swept, now or before
     for process in (worker, reconciler):
         process.kill()
     ours.hold()
     ours.ground.client(1).flushdb()
-    window = ours.one(_SWEPT) if sweep else ours.one(_DIALLED, run=run)
+    window = ours.one(_SWEPT if sweep else _DIALLED, run=run)
     found = ours.one(_SETTLED, run=run, since=window.since, until=window.until)
     ours.do("DELETE FROM run_counters WHERE run_id = :run", run=run)
     return Turn(found.n, found.s, Cost())
