@@ -26,7 +26,7 @@ from benchmarks.ours import Ours
 from benchmarks.placed import place
 from benchmarks.results import Report, Turn, in_turn, percentile
 
-FULL = {"rounds": 7, "callbacks": 1200, "connections": 16}
+FULL = {"rounds": 7, "callbacks": 800, "connections": 16}
 QUICK = {"rounds": 1, "callbacks": 300, "connections": 4}
 RUNS = 10
 _TABLES = """

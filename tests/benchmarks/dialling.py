@@ -23,9 +23,9 @@ from processes import Process, wait_until
 
 # References are quicker or slower than ours by far: each has as many calls as take it seconds.
 FULL = {
-    "rounds": 7, "calls": 20_000, "senders": "8,16,32,64,128,256",
-    "series_calls": 4000, "sql_calls": 20_000, "dramatiq_calls": 2000, "dramatiq_threads": "4,8,16",
-    "rq_calls": 200,
+    "rounds": 7, "calls": 20_000, "senders": "8,32,64,128,256",
+    "series_calls": 2000, "sql_calls": 20_000, "dramatiq_calls": 1500, "dramatiq_threads": "4,8,16",
+    "rq_calls": 100,
 }  # fmt: skip
 QUICK = {
     "rounds": 1, "calls": 400, "senders": "8,16", "series_calls": 200,
@@ -129,9 +129,9 @@ def _rounds(
     ground: Ground, ours: Ours, best: dict[int, int], threads: int, sizes: dict[str, Any]
 ) -> dict[str, list[Turn]]:
     sql, jobs = sizes["sql_calls"], sizes["rq_calls"]
-    small = ("reference_sql", "1", "small")
+    small = ("reference_sql", "2", "small")
     others = {
-        "SQL, small tables, 1 connection": partial(references.dialled, ground, sql, *small),
+        "SQL, small tables, 2 connections": partial(references.dialled, ground, sql, *small),
         f"Dramatiq, {threads} threads": partial(
             _dramatiq, ground, sizes["dramatiq_calls"], threads
         ),
@@ -149,19 +149,18 @@ def _rounds(
     }
     sides: dict[str, Callable[[], Turn]] = {
         **mine,
-        "SQL, 1 connection": partial(_sql_on_our_tables, ours, sql, 1),
-        "SQL, 2 connections": partial(_sql_on_our_tables, ours, sql, 2),
+        "SQL, 2 connections": partial(_sql_on_our_tables, ours, sql),
         **{name: partial(ours.while_stopped, side) for name, side in others.items()},
     }
     return in_turn(sizes["rounds"], sides)
 
 
-def _sql_on_our_tables(ours: Ours, calls: int, connections: int) -> Turn:
+def _sql_on_our_tables(ours: Ours, calls: int) -> Turn:
     ours.forget()
     ours.hold()
     ours.post(calls)
     ours.ground.settle_down("ours")
-    arguments = ("reference_sql", str(connections), "ours")
+    arguments = ("reference_sql", "2", "ours")
     return ours.while_stopped(partial(references.measured, ours.ground, "ours", calls, *arguments))
 
 

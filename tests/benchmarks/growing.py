@@ -26,8 +26,8 @@ from benchmarks.results import Report, Turn, in_turn
 from processes import wait_until
 
 FULL = {
-    "rounds": 7, "attempts": 1_000_000, "calls": 5000, "held_rounds": 7, "held_calls": 20_000,
-    "windows": 10, "senders": 256,
+    "rounds": 7, "attempts": 1_000_000, "calls": 5000, "held_rounds": 7, "held_calls": 10_000,
+    "windows": 5, "senders": 256,
 }  # fmt: skip
 QUICK = {
     "rounds": 1, "attempts": 10_000, "calls": 400, "held_rounds": 1, "held_calls": 1000,
@@ -51,7 +51,7 @@ _CALLS = """
            'completed', 'answered', 1, 1
       FROM (SELECT id, account_id, row_number() OVER (ORDER BY id) AS place FROM runs) p,
            generate_series(0, CAST(:each AS integer) - 1) n
-     ORDER BY p.place, n
+     WHERE p.place % 2 = :part ORDER BY p.place, n
 """
 _ATTEMPTS = """
     INSERT INTO attempts (id, call_id, run_id, account_id, number, phone, caller_id, carrier,
@@ -61,13 +61,13 @@ _ATTEMPTS = """
            'CA' || md5(id::text), 'ended', 'answered', false, 1, 'bench:1',
            now() - interval '2 hours', now() - interval '2 hours', now() - interval '1 hour',
            now() - interval '2 hours', now() - interval '1 hour'
-      FROM calls ORDER BY id
+      FROM calls WHERE id % 2 = :part ORDER BY id
 """
 _EVENTS = """
     INSERT INTO events (account_id, run_id, call_id, attempt_id, event, source, worker_id)
     SELECT account_id, run_id, call_id, id, 'carrier_said_' || word, 'webhook', 'bench:1'
       FROM attempts, unnest(ARRAY['ringing', 'in_progress', 'answered']) word
-     ORDER BY attempts.id
+     WHERE call_id % 2 = :part ORDER BY attempts.id
 """
 _COUNTERS = """
     INSERT INTO run_counters (run_id, shard, completed, answered, attempts)

@@ -15,7 +15,7 @@ from benchmarks.proc import cpu_seconds
 from benchmarks.references import Reference, fresh
 from benchmarks.results import Figure, Report
 
-FULL = {"seconds": 20, "reference_seconds": 10, "settle": 5}
+FULL = {"seconds": 12, "reference_seconds": 8, "settle": 3}
 QUICK = {"seconds": 5, "reference_seconds": 3, "settle": 2}
 _TRANSACTIONS = """
     SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = 'ours'

@@ -14,11 +14,12 @@ from uuid import UUID
 from benchmarks import wire
 from benchmarks.ground import Ground
 from benchmarks.ours import Ours
+from benchmarks.placed import fill
 from benchmarks.results import Report, percentile
 from outbound import accounts, calls, progress
 from plans import explain
 
-FULL = {"rounds": 7, "calls": 12_000, "rows": "1000,100000,1000000"}
+FULL = {"rounds": 7, "calls": 5000, "rows": "1000,100000,1000000"}
 QUICK = {"rounds": 1, "calls": 300, "rows": "1000,10000"}
 REST = 0.005
 """Seconds before each request."""
@@ -27,6 +28,7 @@ _CALLS = """
     SELECT r.id, r.account_id, 'lead-' || n, '+1' || (2020000000 + n), 'completed', 'answered', 1, 1
       FROM generate_series(CAST(:low AS integer), CAST(:high AS integer)) n
       CROSS JOIN (SELECT id, account_id FROM runs WHERE id = :run) r
+     WHERE n % 2 = :part
 """
 _COUNTERS = """
     INSERT INTO run_counters (run_id, shard, completed, answered, attempts)
@@ -106,9 +108,7 @@ def _by_rows(report: Report, ours: Ours, sizes: list[int]) -> None:
     run = ours.post(1)
     filled = 0
     for rows in sizes:
-        ours.do(_CALLS, run=run, low=filled + 1, high=rows)
-        ours.do(_COUNTERS, run=run, each=rows // 16)
-        ours.ground.settle_down("ours")
+        fill(ours, _CALLS, _COUNTERS, run=run, low=filled + 1, high=rows, each=rows // 16)
         filled = rows
         account = ours.one("SELECT account_id FROM runs WHERE id = :run", run=run).account_id
         asked = {"hash": accounts.digest(ours.key), "run": UUID(run)}

@@ -40,7 +40,7 @@ _OURS = (
     WITH claimed AS (
         UPDATE calls SET state = 'dialing', attempts = attempts + 1, last_number = last_number + 1
          WHERE id = ANY (ARRAY(SELECT id FROM calls WHERE run_id = (SELECT id FROM runs)
-                                  AND state = 'queued' AND next_attempt_at <= clock_timestamp()
+                                  AND is_queued AND next_attempt_at <= clock_timestamp()
                                 ORDER BY next_attempt_at, id LIMIT %s FOR UPDATE SKIP LOCKED))
         RETURNING id, run_id, account_id, phone, last_number)
     INSERT INTO attempts (id, call_id, run_id, account_id, number, phone, caller_id, carrier, state,

@@ -29,7 +29,7 @@ from benchmarks.results import Report, Turn, in_turn
 from outbound import doorbell
 
 FULL = {
-    "rounds": 7, "accounts": 100, "runs": 1000, "calls": 1_000_000, "window": 20_000, "senders": 64,
+    "rounds": 7, "accounts": 100, "runs": 1000, "calls": 1_000_000, "window": 10_000, "senders": 64,
 }  # fmt: skip
 QUICK = {
     "rounds": 1, "accounts": 5, "runs": 20, "calls": 4000, "window": 1000, "senders": 16,
@@ -53,9 +53,11 @@ _RUNS = """
 """
 _CALLS = """
     INSERT INTO calls (run_id, account_id, lead_id, phone)
-    SELECT r.id, r.account_id, 'more-' || n, '+1' || (2000000000 + row_number() OVER ())
+    SELECT r.id, r.account_id, 'more-' || n,
+           '+1' || (2000000000 + 500000000 * CAST(:part AS bigint) + row_number() OVER ())
       FROM runs r, generate_series(1, CAST(CASE WHEN r.id = :one THEN :alone ELSE :each END
                                            AS integer)) n
+     WHERE abs(hashtext(r.id::text) % 2) = :part
 """
 _COUNTERS = """
     INSERT INTO run_counters (run_id, shard, queued)

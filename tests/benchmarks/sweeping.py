@@ -18,13 +18,15 @@ from functools import partial
 
 from benchmarks.ground import Cost, Ground, Statement
 from benchmarks.ours import Ours
+from benchmarks.placed import fill
 from benchmarks.results import Report, Turn, in_turn
 from outbound.reconciler import sweeps
 
 FULL = {
-    "rounds": 3, "runs": 500, "calls": 1_000_000, "stuck": 10_000, "beside": 7, "dialled": 12_000,
+    "rounds": 3, "runs": 500, "calls": 1_000_000, "stuck": 10_000, "beside": 7, "dialled": 8000,
 }  # fmt: skip
 QUICK = {"rounds": 1, "runs": 10, "calls": 4000, "stuck": 2000, "beside": 1, "dialled": 2000}
+_PAUSED = "UPDATE runs SET status = 'paused'"  # the one whose columns the others have
 _RUNS = """
     INSERT INTO runs
     SELECT (jsonb_populate_record(r, jsonb_build_object('id', uuidv7(), 'status', 'running'))).*
@@ -33,11 +35,11 @@ _RUNS = """
 _CALLS = """
     INSERT INTO calls (run_id, account_id, lead_id, phone, state, outcome, attempts, last_number)
     SELECT r.id, r.account_id, 'lead-' || n,
-           '+1' || (2000000000 + row_number() OVER ()),
+           '+1' || (2000000000 + 500000000 * CAST(:part AS bigint) + row_number() OVER ()),
            CASE WHEN n <= :stuck THEN 'dialing' ELSE 'completed' END,
            CASE WHEN n <= :stuck THEN NULL ELSE 'answered' END, 1, 1
       FROM runs r, generate_series(1, CAST(:calls AS integer)) n
-     WHERE r.status = 'running'
+     WHERE r.status = 'running' AND abs(hashtext(r.id::text) % 2) = :part
 """
 _ATTEMPTS = """
     INSERT INTO attempts (id, call_id, run_id, account_id, number, phone, caller_id, carrier,
@@ -49,6 +51,7 @@ _ATTEMPTS = """
            clock_timestamp() - interval '45 seconds', clock_timestamp() + interval '1 hour',
            CASE state WHEN 'dialing' THEN NULL ELSE clock_timestamp() END
       FROM calls WHERE run_id IN (SELECT id FROM runs WHERE status = 'running')
+       AND id % 2 = :part
 """
 _COUNTERS = """
     INSERT INTO run_counters (run_id, shard, in_progress, completed, answered, attempts)
@@ -118,7 +121,8 @@ def run(
         ours.post(1)
         stuck_each = max(1, stuck // runs)
         many = runs * stuck_each
-        _fill(ours, runs, calls // runs, stuck_each)
+        statements = (_PAUSED, _RUNS, _CALLS, _ATTEMPTS)
+        fill(ours, *statements, runs=runs, calls=calls // runs, stuck=stuck_each)
         scans: dict[str, int] = defaultdict(int)
         turns = in_turn(
             rounds,
@@ -163,13 +167,6 @@ def _dial(ours: Ours, calls: int, stuck: int, *, sweep: bool) -> Turn:
     found = ours.one(_SETTLED, run=run, since=window.since, until=window.until)
     ours.do("DELETE FROM run_counters WHERE run_id = :run", run=run)
     return Turn(found.n, found.s, Cost())
-
-
-def _fill(ours: Ours, runs: int, calls: int, stuck: int) -> None:
-    ours.do("UPDATE runs SET status = 'paused'")  # the one whose columns the others have
-    ours.do(_RUNS, runs=runs)
-    ours.do(_CALLS, calls=calls, stuck=stuck)
-    ours.do(_ATTEMPTS)
 
 
 def _stick(ours: Ours) -> None:

@@ -15,7 +15,7 @@ from benchmarks.references import Reference
 from benchmarks.results import Report, Turn, in_turn
 from processes import Process, wait_until
 
-FULL = {"rounds": 7, "calls": 400, "senders": 16}
+FULL = {"rounds": 7, "calls": 300, "senders": 16}
 QUICK = {"rounds": 1, "calls": 60, "senders": 8}
 
 
