@@ -175,11 +175,11 @@ def _stick(ours: Ours) -> None:
     ours.ground.sql("; ".join(_AGAIN), database="ours")
     for table in ("attempts", "calls"):
         ours.ground.sql(f"VACUUM {table}", database="ours")
-    ours.ground.settle_down("ours")
 
 
 def _sweep(ours: Ours, stuck: int, scans: dict[str, int]) -> Turn:
     _stick(ours)
+    ours.ground.settle_down("ours")
     before = _scans(ours)
     reconciler = ours.start_reconciler()
     with ours.ground.metered(reconciler.popen.pid) as meter:
@@ -203,6 +203,7 @@ def _scans(ours: Ours) -> dict[str, int]:
 
 def _bare(ours: Ours, stuck: int) -> Turn:
     _stick(ours)
+    ours.ground.settle_down("ours")
     connection = ours.ground.connect("ours")
     own, done = time.process_time(), 0
     with ours.ground.metered() as meter, connection.cursor() as cursor:
