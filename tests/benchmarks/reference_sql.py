@@ -17,7 +17,7 @@ from psycopg2.extensions import connection as Connection  # noqa: N812
 from benchmarks.references import serve
 
 BATCH = 100
-_SMALL = (
+SMALL = (
     """
     WITH claimed AS (
         UPDATE calls SET state = 'dialing', attempts = attempts + 1
@@ -35,7 +35,7 @@ _SMALL = (
      WHERE id = ANY (%s) AND id IN (SELECT call_id FROM ended)
     """,
 )
-_OURS = (
+OURS = (
     """
     WITH claimed AS (
         UPDATE calls SET state = 'dialing', attempts = attempts + 1, last_number = last_number + 1
@@ -75,7 +75,7 @@ def dial_all(connection: Connection, claim: str, settle: str) -> None:
 
 
 def main(url: str, connections: str, tables: str) -> None:
-    claim, settle = _OURS if tables == "ours" else _SMALL
+    claim, settle = OURS if tables == "ours" else SMALL
     opened = [psycopg2.connect(url) for _ in range(int(connections))]
 
     def work() -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 import pytest
 from sqlalchemy import text
 
+from benchmarks import reference_sql
 from docs.pages import ROOT
 from factories import claim, do, make_account, make_run, phone, record, rows, say
 from outbound import as_json, recording, runs, settling
@@ -244,6 +245,26 @@ class TestSweeps:
     @pytest.mark.parametrize("sweep", SWEEPS, ids=[sweep.name for sweep in SWEEPS])
     def test_a_batch_takes_as_many_statements_as_one_repair(self, node, engine, sweep):
         assert self.counted(node, engine, sweep, 1) == self.counted(node, engine, sweep, 6)
+
+
+class TestReference:
+    """Bare SQL on our tables, beside which dialling is measured."""
+
+    @pytest.fixture
+    def database_url(self, fresh_database_url):
+        return fresh_database_url
+
+    def test_it_finds_what_is_due_by_the_queues_index(self, engine):
+        # Once the index had got another condition, and we looked too good beside the reference.
+        make_run(engine, make_account(engine), [phone(n) for n in range(5000)])
+        settle_down(engine)
+        # PostgreSQL before 18 has no uuidv7().
+        claim_some = reference_sql.OURS[0].replace("uuidv7()", "gen_random_uuid()")
+        with explained(engine) as plans, engine.begin() as connection:
+            assert len(connection.exec_driver_sql(claim_some, (BATCH,)).all()) == BATCH
+        (plan,) = plans
+        assert "calls" not in plan.whole
+        assert "calls_due_idx" in plan.indexes
 
 
 class TestYoung:
