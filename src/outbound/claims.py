@@ -127,7 +127,7 @@ _CLAIM = prepared("""
                    AND x.claimed_at > CAST(:now AS timestamptz) - make_interval(secs => :gap)
                    AND x.run_id <> :run AND x.state <> 'released') AS recent_until
           FROM due),
-    placed AS MATERIALIZED (
+    numbered AS MATERIALIZED (
         SELECT *, count(*) FILTER (WHERE is_free) OVER (ORDER BY next_attempt_at, id) AS place
           FROM (SELECT *, NOT suppressed AND NOT held AND recent_until IS NULL AS is_free
                   FROM judged) j),
@@ -138,7 +138,7 @@ _CLAIM = prepared("""
                :caller_id, :carrier, 'sending', :fence, :worker_id, :now,
                CAST(:now AS timestamptz) + make_interval(secs => :lease),
                CAST(:now AS timestamptz) + make_interval(secs => :occupies)
-          FROM placed WHERE is_free AND place <= :n ORDER BY place
+          FROM numbered WHERE is_free AND place <= :n ORDER BY place
         ON CONFLICT (account_id, phone) WHERE phone_held DO NOTHING
         RETURNING call_id),
     dialing AS (
@@ -147,7 +147,7 @@ _CLAIM = prepared("""
          WHERE id = ANY (ARRAY(SELECT call_id FROM intent)) RETURNING id),
     found AS MATERIALIZED (
         SELECT *, id IN (SELECT call_id FROM intent) AS is_claimed
-          FROM placed WHERE NOT is_free OR place <= :n)
+          FROM numbered WHERE NOT is_free OR place <= :n)
     SELECT CASE WHEN is_claimed THEN place END AS place, id AS call_id, last_number + 1 AS number,
            phone, CASE WHEN is_claimed THEN variables END AS variables, suppressed, recent_until
       FROM found ORDER BY place
