@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from deploy.shipped import DEPLOY, program
+from outbound.api.server import KEEPALIVE_SECONDS
 from processes import free_port, wait_until
 
 NGINX, CADDY = DEPLOY / "nginx/outbound.conf", DEPLOY / "caddy/Caddyfile"
@@ -187,3 +188,10 @@ def test_a_request_reaches_web_only_when_all_of_it_is_there(proxy, tmp_path, bac
 def test_with_one_of_two_web_processes_away_every_request_is_answered(proxy, tmp_path, backend):
     with proxy(tmp_path, [free_port(), backend.server_port]) as port:
         assert [ask(port, f"/{n}") for n in range(10)] == [b"200"] * 10
+
+
+@pytest.mark.parametrize(("file", "setting"), [(NGINX, "keepalive_timeout"), (CADDY, "keepalive")])
+def test_the_proxy_lets_go_of_an_idle_connection_well_before_web_does(file, setting):
+    # At the same time, a request crosses the end of its connection and is lost.
+    (seconds,) = re.findall(rf"^\s*{setting} (\d+)s;?$", file.read_text(), re.MULTILINE)
+    assert int(seconds) <= KEEPALIVE_SECONDS - 10

@@ -24,6 +24,9 @@ log = logs.get(__name__)
 
 GRACEFUL_SECONDS = 20
 HUNG_SECONDS = 60
+# Longer than a proxy keeps its connections to us (nginx and most others: 60 s): with 5 s, a request
+# that was sent while the connection was being closed was reset, and a POST is not sent again.
+KEEPALIVE_SECONDS = 75
 
 
 class JsonLogger(glogging.Logger):  # type: ignore[misc]
@@ -118,7 +121,7 @@ def options(settings: Settings) -> dict[str, Any]:
         "threads": settings.web_threads,
         "timeout": HUNG_SECONDS,
         "graceful_timeout": GRACEFUL_SECONDS,
-        "keepalive": 5,
+        "keepalive": KEEPALIVE_SECONDS,
         "logger_class": JsonLogger,
         "accesslog": None,
         # Nobody's X-Forwarded-* decides anything here, not even a local client's.
