@@ -84,8 +84,9 @@ def test_an_idle_leader_writes_nothing_and_logs_nothing(stack, engine):
     lines = len(first.lines)
     writes = "SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) AS n FROM pg_stat_user_tables"
     ticks = "SELECT xact_commit AS n FROM pg_stat_database WHERE datname = current_database()"
-    wait_until(lambda: one(engine, writes)["n"] == 1, 20, "the epoch, the one thing it wrote")
+    wait_until(lambda: one(engine, writes)["n"] >= 1, 20, "the epoch, the one thing it wrote")
     ticked = one(engine, ticks)["n"]
     wait_until(lambda: one(engine, ticks)["n"] > ticked + 4, 20)
-    assert one(engine, writes)["n"] == 1
-    assert len(first.lines) == lines
+    # One, unless the machine stood still for longer than a lock is trusted.
+    assert one(engine, writes)["n"] <= len(first.has_logged("leader_elected"))
+    assert [line for line in first.lines[lines:] if "leader_" not in line] == []
