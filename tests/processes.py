@@ -158,41 +158,49 @@ class World:
         self.http.trust_env = False  # pytest changes the environment while threads ask
         self.web: Process | None = None
 
-    def start_carrier(self, *options: str) -> Process:
-        """Start the emulator; rings and talks are short unless the options say otherwise."""
-        process = self.stack.start(
+    def _begin_carrier(self, *options: str) -> Process:
+        return self.stack.start(
             "emulator", *self._emulator, "--ring-seconds", "0.05", "--talk-seconds", "0.1", *options
         )
+
+    def start_carrier(self, *options: str) -> Process:
+        """Start the emulator; rings and talks are short unless the options say otherwise."""
+        process = self._begin_carrier(*options)
         process.wait_for("emulator_ready")
         return process
 
-    def start_web(self) -> Process:
-        self.web = self.stack.start("web")
-        wait_until(self._is_ready, 30, f"web: {self.web.lines[-5:]}")
-        return self.web
+    def start_roles(self, *roles: str) -> list[Process]:
+        """Start web, worker or reconciler, each while the others get ready."""
+        begun = [self.stack.start(role) for role in roles]
+        for process in begun:
+            if process.name == "web":
+                self.web = process
+                wait_until(self._is_ready, 30, f"web: {process.lines[-5:]}")
+            else:
+                process.wait_for(f"{process.name.upper()}_START")
+        return begun
 
     def _is_ready(self) -> bool:
         try:
             return self.http.get(f"{self.base}/health/ready", timeout=2).status_code == 200
-        except requests.ConnectionError:
+        except requests.RequestException:  # too busy with starting to answer in time
             return False
 
+    def start_web(self) -> Process:
+        return self.start_roles("web")[0]
+
     def start_worker(self) -> Process:
-        process = self.stack.start("worker")
-        process.wait_for("WORKER_START")
-        return process
+        return self.start_roles("worker")[0]
 
     def start_reconciler(self) -> Process:
-        process = self.stack.start("reconciler")
-        process.wait_for("RECONCILER_START")
-        return process
+        return self.start_roles("reconciler")[0]
 
     def start(self, *options: str, workers: int = 2) -> list[Process]:
         """Start everything; returns the workers."""
-        self.start_carrier(*options)
-        self.start_web()
-        self.start_reconciler()
-        return [self.start_worker() for _ in range(workers)]
+        carrier = self._begin_carrier(*options)
+        _, _, *begun = self.start_roles("web", "reconciler", *["worker"] * workers)
+        carrier.wait_for("emulator_ready")
+        return begun
 
     def account(self, engine: Engine, **fields: Any) -> str:
         """Make an account; returns an admin key of it."""

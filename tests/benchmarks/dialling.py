@@ -25,7 +25,7 @@ from processes import Process, wait_until
 FULL = {
     "rounds": 7, "calls": 20_000, "senders": "8,32,64,128,256",
     "series_calls": 2000, "sql_calls": 20_000, "dramatiq_calls": 1500, "dramatiq_threads": "4,8,16",
-    "rq_calls": 100,
+    "rq_calls": 50,
 }  # fmt: skip
 QUICK = {
     "rounds": 1, "calls": 400, "senders": "8,16", "series_calls": 200,
@@ -38,14 +38,12 @@ def run(ground: Ground, report: Report, **sizes: Any) -> None:
     senders = [int(word) for word in sizes["senders"].split(",")]
     threads = [int(word) for word in sizes["dramatiq_threads"].split(",")]
     with Ours(ground, "refuses") as ours:
-        ours.start_web()
-        ours.start_reconciler()
+        ours.start_roles("web", "reconciler")
         best = _series(report, ours, senders, sizes["series_calls"])
         turns = _rounds(ground, ours, best, _best_threads(ground, threads, sizes), sizes)
         _compare(report, turns)
     with Ours(ground, "accepts") as ours:
-        ours.start_web()
-        ours.start_reconciler()
+        ours.start_roles("web", "reconciler")
         for processes, most in best.items():
             turn = dial(ours, processes, most, sizes["calls"], "accepts")
             report.one_side(f"placed, {processes} worker(s), {most} senders", "/s", [turn])

@@ -19,8 +19,7 @@ QUICK = {"rounds": 1, "calls": 100, "senders": 8}
 
 def run(ground: Ground, report: Report, *, rounds: int, calls: int, senders: int) -> None:
     with Ours(ground, "refuses", OUTBOUND_SENDERS=str(senders)) as ours:
-        ours.start_web()
-        ours.start_reconciler()
+        ours.start_roles("web", "reconciler")
         turns = in_turn(
             rounds,
             {

@@ -26,9 +26,9 @@ def run(
     ground: Ground, report: Report, *, seconds: int, reference_seconds: int, settle: int
 ) -> None:
     with Ours(ground) as ours:
-        roles = {"web": ours.start_web(), "worker": ours.worker()}
-        reconciler = roles["reconciler"] = ours.start_reconciler()
-        reconciler.wait_for("leader_elected")
+        names = ("web", "worker", "reconciler")
+        roles = dict(zip(names, ours.start_roles(*names), strict=True))
+        roles["reconciler"].wait_for("leader_elected")
         time.sleep(settle)
         before = {name: cpu_seconds(process.popen.pid) for name, process in roles.items()}
         mine = _watch(ground, report, ours.pids, seconds, "ours")

@@ -98,11 +98,6 @@ class Ours(World):
         """Start one that gets ready meanwhile: wait for its WORKER_START before it is measured."""
         return self.stack.start("worker", **environment)
 
-    def worker(self, **environment: str) -> Process:
-        process = self.begin_worker(**environment)
-        process.wait_for("WORKER_START")
-        return process
-
     def _signal(self, number: signal.Signals) -> None:
         for pid in self.pids:
             for one in tree(pid):

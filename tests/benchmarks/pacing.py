@@ -21,9 +21,7 @@ def run(ground: Ground, report: Report, *, seconds: int, rates: str, window: int
     paces = [float(word) for word in rates.split(",")]
     with Ours(ground) as ours:
         ours.start_carrier()
-        ours.start_web()
-        ours.start_reconciler()
-        ours.worker()
+        ours.start_roles("web", "reconciler", "worker")
         posted = []
         for number, rate in enumerate(paces):
             key, numbers = ours.account(ours.engine), phones(int(rate * seconds), 50_000 * number)

@@ -42,8 +42,7 @@ def run(
 ) -> None:
     folded = report.directory / "samples.folded"
     with Ours(ground, "refuses") as ours:
-        ours.start_web()
-        ours.start_reconciler()
+        ours.start_roles("web", "reconciler")
         turn = dial(ours, 1, senders, calls, around=lambda worker: _Sampled(worker, folded))
         report.one_side("calls settled, while sampled", "/s", [turn])
         told = _functions("worker", folded, lines)

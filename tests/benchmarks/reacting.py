@@ -30,9 +30,7 @@ def run(
 ) -> None:
     with Ours(ground) as ours:
         carrier = ours.start_carrier("--ring-seconds", "0.02", "--talk-seconds", "0.02")
-        ours.start_web()
-        ours.start_reconciler()
-        ours.worker()
+        ours.start_roles("web", "reconciler", "worker")
         took = {
             "POST run -> call at the carrier": _posted(ours, posts),
             "slot free -> next call at the carrier": _freed(ours, freed),

@@ -40,9 +40,7 @@ _FIRST_PAGE = {"states": None, "outcome": None, "search": None, "limit": 101, "b
 
 def run(ground: Ground, report: Report, *, rounds: int, calls: int, rows: str) -> None:
     with Ours(ground, "refuses") as ours:
-        ours.start_web()
-        ours.start_reconciler()
-        ours.worker()
+        ours.start_roles("web", "reconciler", "worker")
         found = [_while_dialling(ours, calls) for _ in range(rounds)]
     for when in ("idle", "while dialling"):
         for share in (0.5, 0.99):

@@ -22,9 +22,7 @@ QUICK = {"rounds": 1, "calls": 60, "senders": 8}
 def run(ground: Ground, report: Report, *, rounds: int, calls: int, senders: int) -> None:
     with Ours(ground, OUTBOUND_SENDERS=str(senders)) as ours:
         carrier = ours.start_carrier("--ring-seconds", "0.02", "--talk-seconds", "0.02")
-        ours.start_web()
-        ours.start_reconciler()
-        ours.worker()
+        ours.start_roles("web", "reconciler", "worker")
         turns = in_turn(
             rounds,
             {

@@ -166,12 +166,6 @@ class Lane(World):
         self.process("reconciler").wait_for("RECONCILER_START", 60)
         wait_until(self._is_ready, 60, "web")
 
-    def _is_ready(self) -> bool:
-        try:
-            return super()._is_ready()
-        except requests.RequestException:  # too busy with starting to answer in time
-            return False
-
     def _start(self, role: str) -> Process:
         environment = self.stack.environment | {at_step.ORDER: str(self._order_of(role))}
         output = self._directory / f"{role}-{len(self.stack.started)}.out"
