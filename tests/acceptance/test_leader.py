@@ -53,7 +53,7 @@ def test_a_leader_told_to_stop_gives_way_at_once(stack):
     assert first.terminate() == 0
     started = time.monotonic()
     second.wait_for("leader_elected", epoch=2)
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 2  # its lock would have lasted for 2.5
     assert first.has_logged("leader_stepped_down")[0]["lock_acquired"] is False
 
 
