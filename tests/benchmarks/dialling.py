@@ -23,8 +23,8 @@ from processes import Process, wait_until
 
 # References are quicker or slower than ours by far: each has as many calls as take it seconds.
 FULL = {
-    "rounds": 7, "calls": 20_000, "senders": "8,32,64,128,256",
-    "series_calls": 2000, "sql_calls": 20_000, "dramatiq_calls": 1500, "dramatiq_threads": "4,8,16",
+    "rounds": 7, "calls": 20_000, "senders": "8,64,128,256,400",
+    "series_calls": 1000, "sql_calls": 20_000, "dramatiq_calls": 1500, "dramatiq_threads": "4,8,16",
     "rq_calls": 50,
 }  # fmt: skip
 QUICK = {
@@ -99,7 +99,8 @@ def _series(report: Report, ours: Ours, senders: list[int], calls: int) -> dict[
         name = f"{processes} worker process{'es' if processes > 1 else ''}"
         rates[name], costs[name] = [], []
         for most in senders:
-            turn = dial(ours, processes, most, calls)
+            # At least so many claims: of few, the first and the last decide.
+            turn = dial(ours, processes, most, max(calls, 20 * most))
             what = f"settled, {processes} worker(s), {most} senders"
             report.one_side(what, "/s", [turn], **turn.more)
             rates[name].append((float(most), turn.rate))
