@@ -7,8 +7,9 @@ the reconciler's sweep rings the accounts.
 
 How even the shares are is told of the same windows. An account's turn is a hundred calls, all of
 one run or two: only a window of many turns of each account, and of many claims of each run, can say
-by its shares in % who is preferred. Calls between one and another say how many turns that is. Rings
-left in Redis are those that nobody has answered when the window ends.
+by its shares in % who is preferred, and they are told of no other. Calls between one and another
+say how many turns that is. Rings left in Redis are those that nobody has answered when the window
+ends.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ from benchmarks.ours import Ours
 from benchmarks.placed import fill
 from benchmarks.results import Report, Turn, in_turn
 from outbound import doorbell
+from outbound.dialer import TURN
 
 FULL = {
-    "rounds": 7, "accounts": 100, "runs": 1000, "calls": 1_000_000, "window": 10_000, "senders": 64,
+    "rounds": 7, "accounts": 100, "runs": 1000, "calls": 1_000_000, "window": 8000, "senders": 64,
 }  # fmt: skip
 QUICK = {
     "rounds": 1, "accounts": 5, "runs": 20, "calls": 4000, "window": 1000, "senders": 16,
@@ -37,6 +39,8 @@ QUICK = {
 LOOK_EVERY = 0.25
 SPARE = 2000
 """Calls that a window may have more than was asked for, by then."""
+MANY = 10 * TURN
+"""Calls that a share in % needs at least."""
 _ACCOUNTS = """
     WITH made AS (
         INSERT INTO accounts (id, name, caller_ids)
@@ -164,7 +168,8 @@ def _shares(ours: Ours, since: Any) -> dict[UUID, list[int]]:
 def _tell_shares(report: Report, who: str, rounds: list[list[list[int]]]) -> None:
     """Tell the least and the most of any round by the mean of the group that shares something."""
     groups = [group for groups in rounds for group in groups if any(group)]
-    for name, choose in (("least", min), ("most", max)):
+    told = (("least", min), ("most", max)) if min(map(statistics.mean, groups)) >= MANY else ()
+    for name, choose in told:
         share = choose(choose(group) / statistics.mean(group) for group in groups)
         report.tell(f"{name} calls of {who}, by the mean", "%", share * 100)
     between = max(max(group) - min(group) for group in groups)
