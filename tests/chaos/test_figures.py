@@ -65,7 +65,8 @@ def accepted(fleet, phones):
 
 @pytest.mark.timeout(120 + 12 * WORKER_KILLS)
 def test_a_killed_workers_work_goes_on_in_another(fleet, judge, post):
-    leads, pace = 150 * WORKER_KILLS, 40.0
+    # Enough for a machine that needs six seconds to start a worker.
+    leads, pace = 300 * WORKER_KILLS, 40.0
     run = post(leads, pace)
     kills = []
     for _ in range(WORKER_KILLS):
